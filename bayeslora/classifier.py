@@ -283,9 +283,9 @@ class BayesianClassifier:
                 `train`. Its NLL selects the
                 epoch and the posterior's hyperparameters; without it, see `cv`.
             feature_scores: Out-of-distribution scores to fit with the posterior and add to
-                predictions: `mahalanobis`, `relative_mahalanobis`, `knn`, `middle_mahalanobis`,
-                `unfamiliarity`. None uses `unfamiliarity` with the two distances that it combines,
-                if one pass gives the features and the rows of a class differ; `none` uses none.
+                predictions: `mahalanobis`, `knn`, `middle_mahalanobis`, `unfamiliarity`.
+                None uses `unfamiliarity` with the two distances that it combines, if one pass gives
+                the features and the rows of a class differ; `none` uses none.
             out: Directory to save the model in. The same call resumes an interrupted fit from its
                 last checkpoint there.
             overwrite: Whether `out` may be replaced.

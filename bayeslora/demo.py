@@ -20,7 +20,7 @@ from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.checkpoint import library_versions
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.data.examples import Examples
-from bayeslora.data.newsgroups import NewsgroupsDemo, load_newsgroups
+from bayeslora.data.newsgroups import IN_DISTRIBUTION, NEAR, NewsgroupsDemo, load_newsgroups
 from bayeslora.engine.cross_validation import tfidf
 from bayeslora.engine.progress import each_note_once
 from bayeslora.posteriors.last_layer.laplace import Laplace
@@ -124,8 +124,8 @@ def _bag_of_words(posts: NewsgroupsDemo, backbone: Backbone) -> Iterator[Predict
 def _provenance(posts: NewsgroupsDemo, seed: int, seconds: float) -> Provenance:
     return {
         "data": {
-            "in distribution": f"20 Newsgroups, {len(posts.classes)} groups",
-            "near": f"posts of unseen groups: {', '.join(posts.near_groups)}",
+            "in distribution": f"20 Newsgroups, {len(IN_DISTRIBUTION)} groups",
+            "near": f"posts of unseen groups: {', '.join(NEAR)}",
             "far": "Reuters newswire",
             "training rows": str(len(posts.train)),
             "test rows": str(len(posts.test)),

@@ -190,12 +190,9 @@ def refuse_target(path: str | Path, *layouts: Layout, overwrite: bool | None) ->
     """Raise InputError if a directory may not be written at `path`.
 
     Raises:
-        InputError: It exists and `overwrite` is false, it contains the working directory, or as
-            `refuse_foreign`.
+        InputError: It exists and `overwrite` is false, or as `refuse_foreign`.
     """
     refuse_existing(path, overwrite=overwrite)
-    if Path.cwd().is_relative_to(real_path(path)):
-        raise InputError(f"{path} is or contains the working directory; choose another path")
     if layouts:
         refuse_foreign(path, *layouts)
 
@@ -340,29 +337,14 @@ def load_yaml(text: str) -> Any:
     """Return the value of a YAML document as plain Python types.
 
     Raises:
-        InputError: The document is not plain YAML, or has a key twice.
+        InputError: The document is not plain YAML.
     """
     import yaml
 
     try:
-        _check_keys(yaml.compose(text, Loader=yaml.SafeLoader))
         return yaml.safe_load(text)
-    except InputError:
-        raise
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"cannot be read as YAML: {' '.join(str(error).split())}") from None
-
-
-def _check_keys(node: Any) -> None:
-    """Raise InputError for a key that occurs twice, of which PyYAML would take the last."""
-    if node is None or isinstance(node.value, str):
-        return
-    if node.id == "mapping":
-        keys = [key.value for key, _ in node.value if key.id == "scalar"]
-        if twice := [key for key in keys if keys.count(key) > 1]:
-            raise InputError(f"cannot be read as YAML: key {twice[0]!r} occurs twice")
-    for part in node.value:
-        _check_keys(part[1] if node.id == "mapping" else part)
 
 
 @contextmanager
@@ -430,16 +412,8 @@ def cache_directory() -> Path:
 
 
 def most_bytes() -> int:
-    """Return the size limit of each kind except backbones: `BAYESLORA_CACHE_GIB`, else 2 GiB.
-
-    Raises:
-        InputError: The variable is not a number.
-    """
-    chosen = os.environ.get(SIZE_VARIABLE) or _DEFAULT_GIB
-    try:
-        return int(float(chosen) * (1 << 30))
-    except (ValueError, OverflowError):
-        raise InputError(f"{SIZE_VARIABLE} must be a number of GiB, got {chosen!r}") from None
+    """Return the size limit of each kind except backbones: `BAYESLORA_CACHE_GIB`, else 2 GiB."""
+    return int(float(os.environ.get(SIZE_VARIABLE) or _DEFAULT_GIB) * (1 << 30))
 
 
 def kept_file(kind: str, key: str) -> Path:
@@ -448,11 +422,7 @@ def kept_file(kind: str, key: str) -> Path:
 
 
 def may_keep(num_bytes: int) -> bool:
-    """Return whether a file of this size may be cached: at most half the limit, for two runs.
-
-    Raises:
-        InputError: As `most_bytes`.
-    """
+    """Return whether a file of this size may be cached: at most half the limit, for two runs."""
     return 0 < num_bytes <= most_bytes() // 2
 
 

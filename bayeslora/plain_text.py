@@ -47,15 +47,9 @@ def visible(text: str, keep: str = "") -> str:
 
 def one_line(text: str) -> str:
     """Return a message as one visible line of at most about `LONGEST_MESSAGE` characters."""
-    return _middle_out(visible(text), LONGEST_MESSAGE)
-
-
-def _middle_out(text: str, most: int) -> str:
-    """Return `text`, or its beginning and its end around an ellipsis."""
-    if len(text) <= most:
-        return text
-    end = most // 4
-    return f"{text[: most - end - 1]}…{text[-end:]}"
+    line, end = visible(text), LONGEST_MESSAGE // 4
+    is_short = len(line) <= LONGEST_MESSAGE
+    return line if is_short else f"{line[: LONGEST_MESSAGE - end - 1]}…{line[-end:]}"
 
 
 def _escaped(run: str, keep: str) -> str:

@@ -133,8 +133,6 @@ def _facts(kind: str, config: type[Any], entry: dict[str, Any]) -> list[str]:
     facts.append(f"source: {entry['source']}")
     if "passes" in entry:
         facts.append(f"passes per prediction: {entry['passes']}")
-    if "parameters" in entry:
-        facts.append(f"added parameters: {entry['parameters']}")
     return facts
 
 

@@ -32,7 +32,7 @@ def result(tmp_path_factory):
     backbone = load_backbone(str(path), dtype="float32")
     rows = [read(tiny.toy_rows(size, seed)) for seed, size in enumerate((36, 30, 12))]
     train, test, other = rows
-    posts = NewsgroupsDemo(train, train.take([]), test, other, other, classes=("cats", "space"))
+    posts = NewsgroupsDemo(train, train.take([]), test, other, other)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "load_backbone", lambda _: backbone)
         patch.setattr(demo, "load_newsgroups", lambda **_: posts)

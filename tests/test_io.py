@@ -185,9 +185,7 @@ def test_unreadable_json_is_named(tmp_path, content):
         read_json(path)
 
 
-@pytest.mark.parametrize(
-    "text", ["a: [", "!!python/object:os.system {}", "a: 1\na: 2", "- {b: 1, b: 1}"]
-)
+@pytest.mark.parametrize("text", ["a: [", "!!python/object:os.system {}"])
 def test_yaml_that_is_not_plain_is_refused(text):
     with refused("input"):
         load_yaml(text)

@@ -97,7 +97,6 @@ class Adapter(Options):
         summary: A few words for lists.
         use: When to choose it, in one sentence; empty where that is not said.
         source: Of the method.
-        parameters: What the method trains, for lists.
         default_lr: Learning rate where none is given.
         only_with: Options that have no effect without another.
         has_sites: Whether modules of ours stand in the place of linear layers.
@@ -114,7 +113,6 @@ class Adapter(Options):
     summary: ClassVar[str]
     use: ClassVar[str] = ""
     source: ClassVar[str]
-    parameters: ClassVar[str]
     default_lr: ClassVar[float] = 0.0
     only_with: ClassVar[OnlyWith] = {}
 

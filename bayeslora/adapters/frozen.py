@@ -29,7 +29,6 @@ class Frozen(Adapter):
         "A first result in seconds, or very few labelled examples on a strong backbone."
     )
     source: ClassVar[str] = "Alain and Bengio 2017, arXiv 1610.01644"
-    parameters: ClassVar[str] = "none"
 
     pooling: Literal["auto", "last", "mean"] = "auto"
     """Feature of a text: the state of its `last` token, or the `mean` over its tokens. `auto` means

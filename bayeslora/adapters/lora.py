@@ -35,7 +35,6 @@ class LoRA(LowRankAdapter):
         "The baseline. Exchange with PEFT, MC dropout, and posteriors over two factors."
     )
     source: ClassVar[str] = "Hu et al. 2021, arXiv 2106.09685"
-    parameters: ClassVar[str] = "r (in + out) per layer"
     default_lr: ClassVar[float] = 3e-3
 
     r: Count = 8

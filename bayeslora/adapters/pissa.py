@@ -33,7 +33,6 @@ class PiSSA(LowRankAdapter):
     summary: ClassVar[str] = "two free factors that start at the weight's largest singular vectors"
     use: ClassVar[str] = "Few training steps, in which LoRA stays close to its zero start."
     source: ClassVar[str] = "Meng, Wang & Zhang 2024, arXiv 2404.02948"
-    parameters: ClassVar[str] = "r (in + out) per layer"
     default_lr: ClassVar[float] = 1e-3
 
     r: Count = 16

@@ -20,8 +20,7 @@ rates carry over.
 
 *Landing* (`LandingAdam`): Adam on a field that attracts to the manifold, in place of G.
 
-    landing             Γ = (G Zᵀ − Z Gᵀ) Z + λ Z (ZᵀZ − I)     orthogonal parts, as published
-    euclidean-penalty   Γ = G + λ Z (ZᵀZ − I)
+    Γ = (G Zᵀ − Z Gᵀ) Z + λ Z (ZᵀZ − I)     orthogonal parts, as published
 
 Adam rescales Γ entry by entry and so leaves the manifold: with gradients dominated by noise of root
 mean square entry g, ‖ZᵀZ − I‖_F settles near η n g √r / (2λ). Absorption every k steps removes that
@@ -65,11 +64,10 @@ class PoLAR(LowRankAdapter):
         "The default. A few hundred to a few thousand labelled examples, with any last layer."
     )
     source: ClassVar[str] = "Lion, Zhang, Li & He 2025, arXiv 2506.03133"
-    parameters: ClassVar[str] = "r (in + out + r) per layer"
     default_lr: ClassVar[float] = 1e-2
     only_with: ClassVar[OnlyWith] = {
-        "landing_lambda": (("constraint", "landing"), ("constraint", "euclidean-penalty")),
-        "absorb_every": (("constraint", "landing"), ("constraint", "euclidean-penalty")),
+        "landing_lambda": (("constraint", "landing"),),
+        "absorb_every": (("constraint", "landing"),),
         "max_rotation": (("constraint", "retraction"),),
     }
 
@@ -82,15 +80,14 @@ class PoLAR(LowRankAdapter):
     """Learning rate of the factors and the core; None means {default_lr}."""
     weight_decay: NotNegative = 0.0
     """Decoupled weight decay of the core, which is equivalent to that of the change."""
-    constraint: Literal["euclidean-penalty", "landing", "retraction"] = "retraction"
+    constraint: Literal["landing", "retraction"] = "retraction"
     """How the direction factors are kept orthonormal: `retraction` (Riemannian Adam, exactly
-    orthonormal after every step), `landing` (Adam with a field that attracts to the manifold) or
-    `euclidean-penalty` (Adam with a penalty)."""
+    orthonormal after every step) or `landing` (Adam with a field that attracts to the manifold)."""
     landing_lambda: NotNegative = 5e-3
-    """Weight of the attraction or penalty under `landing` and `euclidean-penalty`."""
+    """Weight of the attraction under `landing`."""
     absorb_every: CountOrZero = 1
-    """Steps between restorations of orthonormality under `landing` and `euclidean-penalty`, which
-    do not change the function; 0 means never."""
+    """Steps between restorations of orthonormality under `landing`, which do not change the
+    function; 0 means never."""
     max_rotation: Positive = 0.3
     """Largest rotation of a factor per step under `retraction`: root mean square angle of its
     columns, in radians."""
@@ -101,9 +98,8 @@ class PoLAR(LowRankAdapter):
         if self.constraint == "retraction" or not self.absorb_every:
             return ""
         return (
-            "moving drift of the factors past a gate into the core (constraint "
-            f"{self.constraint!r}, absorb_every={self.absorb_every}) would change the network's "
-            "outputs; choose constraint='retraction' or absorb_every=0"
+            "moving drift of the factors past a gate into the core (constraint 'landing') would "
+            "change the network's outputs; choose constraint='retraction' or absorb_every=0"
         )
 
     def start(self, weight: Tensor, generator: Generator) -> Factors:
@@ -122,7 +118,6 @@ class PoLAR(LowRankAdapter):
             lr=self.learning_rate,
             landing_lambda=self.landing_lambda,
             absorb_every=self.absorb_every,
-            landing=self.constraint == "landing",
         )
 
 
@@ -320,24 +315,16 @@ class LandingAdam(AdamW):
         lr: Learning rate.
         landing_lambda: Weight λ of the attraction.
         absorb_every: Steps between absorptions; 0 for never.
-        landing: Whether the descent part follows the level sets of ZᵀZ (the landing field)
-            instead of the plain gradient (a Euclidean penalty).
     """
 
     def __init__(
-        self,
-        sites: Sequence[LowRank],
-        lr: float,
-        landing_lambda: float,
-        absorb_every: int = 1,
-        landing: bool = True,
+        self, sites: Sequence[LowRank], lr: float, landing_lambda: float, absorb_every: int
     ) -> None:
         self._sites = list(sites)
         group = {
             "params": manifold_parameters(sites),
             "landing_lambda": landing_lambda,
             "absorb_every": absorb_every,
-            "landing": landing,
             "num_steps": 0,
         }
         super().__init__([group], lr=lr, weight_decay=0.0)
@@ -348,10 +335,9 @@ class LandingAdam(AdamW):
         (group,) = self.param_groups
         for factor in group["params"]:
             if factor.grad is not None:
-                Z, G, strength = tall(factor), tall(factor.grad), group["landing_lambda"]
-                penalty = G + strength * attraction(Z)
+                G = tall(factor.grad)
                 # In place: G is a view of the factor's gradient.
-                G.copy_(landing_field(Z, G, strength) if group["landing"] else penalty)
+                G.copy_(landing_field(tall(factor), G, group["landing_lambda"]))
         super().step()
         group["num_steps"] += 1
         if group["absorb_every"] and group["num_steps"] % group["absorb_every"] == 0:

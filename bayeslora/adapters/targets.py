@@ -24,10 +24,6 @@ DEFAULT_TARGETS: tuple[tuple[str, ...], ...] = (
 """Names of query and value projections by architecture; the first matching set wins."""
 
 
-_OUTPUT_LAYERS = frozenset({"lm_head", "embed_out"})
-"""Layers that often share their weight with the embedding; adapted only if named."""
-
-
 def find_targets(
     model: nn.Module, target_modules: Sequence[str] | None = None, num_layers: int | None = None
 ) -> list[str]:
@@ -106,13 +102,8 @@ def no_default(modules: Mapping[str, nn.Module]) -> InputError:
 def _matches(modules: dict[str, nn.Module], pattern: str) -> list[str]:
     """Return the plain linear layers that one entry of `target_modules` selects."""
     named = [name for name in modules if _ends_with(name, pattern)]
-    not_named = {layer for layer in _OUTPUT_LAYERS if layer not in pattern}
     try:
-        named = named or [
-            name
-            for name in modules
-            if re.fullmatch(pattern, name) and name.rsplit(".", 1)[-1] not in not_named
-        ]
+        named = named or [name for name in modules if re.fullmatch(pattern, name)]
     except re.error as error:
         raise InputError(
             f"target_modules {pattern!r} is neither the ending of a module name nor a valid "

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.posteriors.base import Posterior
 
-"""Posterior for rows that are too few to choose one."""
-
 
 class Options(arguments.Rows, arguments.Overwriting):
     """Arguments of the verb."""
@@ -119,7 +117,6 @@ def _load(args: Options, posterior: Posterior | None, *, is_ours: bool) -> Bayes
 def _show(args: Options, classifier: BayesianClassifier) -> None:
     """Print what was chosen and measured, and a summary line."""
     from bayeslora.engine import card
-    from bayeslora.posteriors.registry import own_softmax
     from bayeslora.reporting.text import shown
 
     record, scores, race = classifier.record, classifier.validation_scores, classifier.side_by_side
@@ -145,7 +142,6 @@ def _show(args: Options, classifier: BayesianClassifier) -> None:
     if scores is not None and not card.is_cross_fitted(record.results):
         rows += output.before_and_after(f"validation ({card.CHOSEN_ON})", *scores)
     output.print_columns(rows)
-    measured = ""
     if race is not None:
         output.show(f"\n{card.how_compared(race.to_json())}. 95 % intervals in brackets:\n")
         table = [("posterior", *output.SCORE_NAMES.values(), "ΔNLL vs. chosen")]
@@ -154,9 +150,4 @@ def _show(args: Options, classifier: BayesianClassifier) -> None:
             difference = "chosen" if row.name == race.chosen else shown(row.differences["nll"])
             table.append((row.name, *scored, difference))
         output.print_columns(table)
-        nll = {row.name: row.scores["nll"].value for row in race.comparison.rows}
-        how = "held-out" if card.is_cross_fitted(record.results) else "cross-validated"
-        measured = f", {how} NLL {nll[race.chosen]:.3f} nats"
-        if own_softmax().name in nll:
-            measured += f" (the network's own probabilities: {nll[own_softmax().name]:.3f})"
-    output.show_last(f"Saved {args.out}: {posterior}{measured}")
+    output.show_last(f"Saved {args.out}: {posterior}")

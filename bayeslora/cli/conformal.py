@@ -9,7 +9,6 @@ from bayeslora.cli import arguments
 from bayeslora.cli.arguments import given, option
 from bayeslora.cli.data import predictions_reading
 from bayeslora.cli.output import check_new_file, print_columns, print_json, show, terminal_width
-from bayeslora.errors import InputError
 
 
 class Options(arguments.FitAndApply):
@@ -31,8 +30,6 @@ def run(args: Options) -> None:
     from bayeslora.reporting.console import sets_text
     from bayeslora.reporting.text import shown
 
-    if args.alpha is not None and "alpha=" in (args.method or ""):
-        raise InputError(f"--alpha {args.alpha} and --method {args.method} both set alpha")
     check_new_file(args.out, overwrite=args.overwrite, inputs=[args.fit, args.apply])
     reading = predictions_reading(args)
     result = conformal_sets(args.fit, args.apply, **given(args, "alpha", "method"), reading=reading)

@@ -52,12 +52,7 @@ def predictions_reading(args: Any) -> PredictionsReading:
     from bayeslora.data.formats import Reading
     from bayeslora.predictions.files import PredictionsReading
 
-    classes: dict[str, str] = {}
-    for pair in args.probability_column or ():
-        column, _, name = pair.rpartition("=")
-        if not column or not name:
-            raise InputError(f"--probability-column must be NAME=CLASS, got {shown(pair)}")
-        classes[column] = name
+    classes = pairs(args.probability_column or (), "--probability-column", "NAME=CLASS")
     table = Reading(**given(args, "delimiter", "encoding"))
     options = given(args, "renormalise", "label_column")
     return PredictionsReading(table, classes, **options, name=getattr(args, "name", None) or "")
@@ -95,14 +90,11 @@ def named_rows(files: Any, args: Any) -> Any:
     if isinstance(files, Mapping):
         refuse(args, ["task"], "has no effect: --multi-task names the tasks")
         return {task: Path(file) for task, file in files.items()}
-    if args.task is None:
-        refuse(args, ["data_dir"], "has no effect without --task")
     if args.task in (None, *KINDS):
         return Path(files)
 
     from bayeslora.data.known import load_task
 
-    refuse(args, ["delimiter", "encoding"], f"applies only to files, not to task {args.task!r}")
     return load_task(args.task, files, args.data_dir)
 
 
@@ -166,28 +158,37 @@ def settle_tasks(args: Any, source: str) -> None:
     """
     if args.multi_task is not None:
         refuse(args, [source], "is replaced by --multi-task; pass it there as NAME=FILE")
-        setattr(args, source, _named_files(args.multi_task, "--multi-task"))
+        setattr(args, source, pairs(args.multi_task, "--multi-task", "NAME=FILE"))
     validation = getattr(args, "validation", None)
     if isinstance(validation, list):
         if args.multi_task is not None:
-            args.validation = _named_files(validation, "--validation")
+            args.validation = pairs(validation, "--validation", "NAME=FILE")
         elif len(validation) > 1:
             raise InputError("several --validation files require --multi-task NAME=FILE")
         else:
             (args.validation,) = validation
 
 
-def _named_files(values: Any, option: str) -> dict[str, str]:
-    """Return files by task name, from `NAME=FILE` texts or a mapping of --config."""
+def pairs(values: Any, option: str, form: str) -> dict[str, str]:
+    """Return the values of an option by name, from `NAME=VALUE` texts or a mapping of --config.
+
+    Args:
+        values: The texts, or the mapping.
+        option: The option, for messages.
+        form: Form of a text, such as `NAME=FILE`.
+
+    Raises:
+        InputError: A text has another form, or a name occurs twice.
+    """
     if isinstance(values, Mapping):
-        return {str(name): str(file) for name, file in values.items()}
-    files: dict[str, str] = {}
-    for value in values:
-        name, _, file = value.partition("=")
-        if not name.strip() or not file or name in files:
-            raise InputError(f"{option} must be NAME=FILE, once per task, got {value!r}")
-        files[name] = file
-    return files
+        return {str(name): str(value) for name, value in values.items()}
+    by_name: dict[str, str] = {}
+    for text in values:
+        name, _, value = text.partition("=")
+        if not name.strip() or not value.strip() or name in by_name:
+            raise InputError(f"{option} must be {form}, each name once, got {shown(text)}")
+        by_name[name] = value
+    return by_name
 
 
 def files_of(*arguments: Any) -> list[str]:
@@ -211,13 +212,11 @@ class Scored:
         items: In-distribution predictions, one per method: a file, or those of a checkpoint.
         ood: Files of the out-of-distribution sets, by the method's label or name, then by name.
         reading: How to read files.
-        shifted: Files in run directories with deliberately corrupted rows.
     """
 
     items: list[Path | Predictions]
     ood: dict[str, dict[str, Path]]
     reading: PredictionsReading
-    shifted: list[Path]
 
     def methods(self, *needed: str | None) -> list[Method]:
         """Read all predictions, with additional columns that every method's file must have."""
@@ -240,7 +239,6 @@ def find(args: Any) -> Scored:
     """
     from bayeslora.data.formats import SUFFIXES
     from bayeslora.predictions.collection import labels_of
-    from bayeslora.predictions.files import open_columns
 
     reading = predictions_reading(args)
     items: list[Path | Predictions] = []
@@ -260,20 +258,16 @@ def find(args: Any) -> Scored:
     if reading.name and len(items) > 1:
         raise InputError(f"--name {reading.name} names one method, but there are {len(items)}")
     labels = labels_of(items, reading)
-    sets: dict[str, dict[str, Path]] = {label: {} for label in labels}
-    shifted: list[Path] = []
-    for label, files in zip(labels, beside, strict=True):
-        for file in files:
-            if "corruption" in open_columns(file, reading).notes:
-                shifted.append(file)
-            else:
-                sets[label][file.stem] = file
+    sets = {
+        label: {file.stem: file for file in files}
+        for label, files in zip(labels, beside, strict=True)
+    }
     for option in getattr(args, "ood", None) or ():
         method, name, path = _set(option, labels)
         if name in sets.setdefault(method, {}):
             raise InputError(f"--ood {option}: {method} already has a set {name!r}")
         sets[method][name] = path
-    return Scored(items, sets, reading, shifted)
+    return Scored(items, sets, reading)
 
 
 def _set(option: str, labels: Sequence[str]) -> tuple[str, str, Path]:

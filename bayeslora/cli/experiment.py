@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.cli import arguments
-from bayeslora.cli.arguments import argument, given, option, refuse
+from bayeslora.cli.arguments import argument, given, option
 from bayeslora.cli.output import note, print_columns, print_json, show
 from bayeslora.errors import FailedError, InputError
 from bayeslora.plain_text import counted
@@ -41,8 +41,6 @@ def run(args: Options) -> None:
     """
     if not args.dry_run and args.directory is None:
         raise InputError("--out is missing; only --dry-run works without it")
-    if args.ray is not None:
-        refuse(args, ["workers"], "cannot be combined with --ray")
 
     from bayeslora.experiments import run as experiments
 

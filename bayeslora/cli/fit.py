@@ -96,7 +96,8 @@ def run(args: Options) -> None:
         if names and {"text", "filled"}.isdisjoint(names):  # it joins columns
             args.text_column, args.template = args.template, None
     data.settle_tasks(args, "train")
-    _settle_task(args)
+    if args.task not in (None, *KINDS) and args.train is None and not args.zero_shot:
+        args.train = "train"
     if args.zero_shot:
         _refuse_with_zero_shot(args)
     elif args.quick:
@@ -135,29 +136,16 @@ def _verbaliser(values: Any) -> dict[Any, Any] | str:
     """
     if isinstance(values, Mapping):  # of --config, where numbers may be class names
         return {_as_text(name): _as_text(words) for name, words in values.items()}
-    mapping: dict[str, str] = {}
-    for text in values:
-        name, _, words = text.partition("=")
-        if text == "names" or values == ["none"]:
-            continue
-        if not name or not words.strip() or name in mapping:
-            raise InputError(
-                f"--verbaliser must be CLASS=WORDS, once per class, names or none, got {text!r}"
-            )
-        mapping[name] = words
-    return mapping or str(values[-1])
+    if values == ["none"]:
+        return "none"
+    words = [text for text in values if text != "names"]
+    return data.pairs(words, "--verbaliser", "CLASS=WORDS, names or none") or "names"
 
 
 def _as_text(value: Any) -> Any:
     """Return a number as text; true and false may have been yes and no, and are refused later."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return str(value) if is_number else value
-
-
-def _settle_task(args: Options) -> None:
-    """Set the default split of a known task."""
-    if args.task not in (None, *KINDS) and args.train is None and not args.zero_shot:
-        args.train = "train"
 
 
 def _refuse_with_zero_shot(args: Options) -> None:

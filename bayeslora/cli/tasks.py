@@ -5,13 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from bayeslora.cli.arguments import Everywhere as Options
-from bayeslora.cli.output import print_json, show, show_wrapped
-
-_NOTE = (
-    "In parentheses: splits. newsgroups, movielens-100k and digits come with packages; the others "
-    "are read from --data-dir or BAYESLORA_DATA, else from the Hugging Face hub, if the package "
-    "datasets is installed."
-)
+from bayeslora.cli.output import print_json, show_wrapped
 
 
 def run(args: Options) -> None:
@@ -34,5 +28,3 @@ def run(args: Options) -> None:
     width = 2 + max(map(len, tasks))
     for name, about in tasks.items():
         show_wrapped(name.ljust(width) + about, " " * width)
-    show()
-    show_wrapped(_NOTE, "")

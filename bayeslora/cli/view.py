@@ -8,7 +8,8 @@ from pathlib import Path
 from bayeslora.cli import arguments
 from bayeslora.cli.arguments import given, option
 from bayeslora.cli.data import find
-from bayeslora.cli.output import check_new_file, hint, print_json, show
+from bayeslora.cli.output import hint, print_json, show
+from bayeslora.io import refuse_existing, refuse_inputs
 
 
 class Options(arguments.Scored, arguments.Page, arguments.Overwriting):
@@ -30,7 +31,8 @@ def run(args: Options) -> None:
     if args.out is None:
         args.out = str(Path(tempfile.mkdtemp(prefix="bayeslora-view-")) / "view.html")
     else:
-        check_new_file(args.out, overwrite=args.overwrite, inputs=args.files, ending=".html")
+        refuse_inputs(args.out, *args.files)
+        refuse_existing(args.out, overwrite=args.overwrite)
     look = given(args, "title", "examples", "example_column")
     page = view(scored.items, ood=scored.ood, out=args.out, reading=scored.reading, **look)
     if args.json:

@@ -84,7 +84,6 @@ class AMT(Adapter):
     summary: ClassVar[str] = "pool of LoRA adapters, meta-trained under adversarial attacks"
     use: ClassVar[str] = "Few examples per class, or adversarially perturbed inputs."
     source: ClassVar[str] = "Yang, Liu & Wei 2024, NeurIPS 2024"
-    parameters: ClassVar[str] = "4 r (in + out) per layer"
     default_lr: ClassVar[float] = 5e-3
 
     r: Count = 8

@@ -53,7 +53,6 @@ class CorDA(LowRankAdapter):
         "Adapting to one domain (`ipm`), or preserving what a context needs (`kpm`)."
     )
     source: ClassVar[str] = "Yang et al. 2024, arXiv 2406.05223"
-    parameters: ClassVar[str] = "r (in + out) per layer"
     default_lr: ClassVar[float] = 3e-3
 
     r: Count = 16

@@ -78,7 +78,6 @@ class EMTAL(LowRankAdapter):
         "LoRA that includes feed-forward layers, guided by experts during training."
     )
     source: ClassVar[str] = "Zhong et al. 2024, arXiv 2501.06884"
-    parameters: ClassVar[str] = "r (in + out) per layer; K in a router, unused after training"
     default_lr: ClassVar[float] = 1e-3
     only_with: ClassVar[OnlyWith] = {
         "momentum": (("quality_retaining", "mean"),),

@@ -64,7 +64,6 @@ class ILoRA(LoRA):
     summary: ClassVar[str] = "LoRA split into experts, weighted by a gate for each example"
     use: ClassVar[str] = "Sequences of users or items with different kinds of examples."
     source: ClassVar[str] = "Kong et al. 2024, arXiv 2408.10159"
-    parameters: ClassVar[str] = "r (in + out) per layer, and num_experts (context + 1)"
 
     r: Count = 8
     """Rank of the change of each adapted weight, a multiple of `num_experts`."""

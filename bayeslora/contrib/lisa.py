@@ -57,7 +57,6 @@ class LISA(Adapter):
     summary: ClassVar[str] = "whole layers of the backbone train, a few at a time"
     use: ClassVar[str] = "Full-rank training of whole layers, with the memory of a few of them."
     source: ClassVar[str] = "Pan et al. 2024, arXiv 2403.17919"
-    parameters: ClassVar[str] = "all layers that are drawn"
     default_lr: ClassVar[float] = 3e-4
 
     num_active: Count = 2

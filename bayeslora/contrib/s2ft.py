@@ -62,7 +62,6 @@ class S2FT(Adapter):
     summary: ClassVar[str] = "trains a few heads and channels of the weights; the rest stays frozen"
     use: ClassVar[str] = "Training single heads and channels."
     source: ClassVar[str] = "Yang et al. 2024, arXiv 2412.06289"
-    parameters: ClassVar[str] = "out per column"
     default_lr: ClassVar[float] = 1e-2
     only_with: ClassVar[OnlyWith] = {
         "largest": tuple(("selection", name) for name in ("weight", *LEARNED)),

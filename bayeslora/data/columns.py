@@ -192,11 +192,10 @@ class Reader:
         while part := list(islice(rows, examples.PIECE)):
             if is_first:  # all rows have ids, or none has
                 self._has_ids, is_first = part[0][1].get("id") is not None, False
-            ids = self._each(part, "id", _id if self._has_ids else _no_id)
             numbers = tuple(row for row, _ in part)
             yield Examples(
                 **self._content(part),
-                ids=ids if self._has_ids else tuple(map(str, numbers)),
+                ids=self._each(part, "id", _id) if self._has_ids else tuple(map(str, numbers)),
                 rows=numbers,
                 source=self.source,
                 label_column=self.columns.label,
@@ -352,22 +351,14 @@ def as_text(value: Any) -> str | None:
     return _whole(value if is_text else json.dumps(value, ensure_ascii=False, default=str))
 
 
-_IDS = "ids must be strings or integers, in every row or in none"
-
-
 def _id(value: Any) -> str:
     if isinstance(value, str):
         return _whole(value)
-    if value is None:
-        raise BadValueError(f"the id is missing; {_IDS}")
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise BadValueError(f"the id is {shown(value)}; {_IDS}")
+        raise BadValueError(
+            f"the id is {shown(value)}; ids must be strings or integers, in every row or in none"
+        )
     return str(value)
-
-
-def _no_id(value: Any) -> None:
-    if value is not None:
-        raise BadValueError(f"the id is {shown(value)}, but the first row has none; {_IDS}")
 
 
 def _label(value: Any) -> Label:

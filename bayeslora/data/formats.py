@@ -195,10 +195,9 @@ def kind_of(path: Path) -> str:
     suffix = path.suffix.lower()
     kind = Path(path.stem).suffix.lower() if suffix == _PACKED else suffix
     if kind not in SUFFIXES or (kind == ".parquet" and suffix == _PACKED):
-        extension = f"extension {shown(suffix)}" if suffix else "no extension"
         raise InputError(
-            f"{path} has {extension}; choose from {', '.join(SUFFIXES)} (text formats also with "
-            f"{_PACKED})"
+            f"{path} has no known extension; choose from {', '.join(SUFFIXES)} (text formats also "
+            f"with {_PACKED})"
         )
     return kind
 
@@ -236,10 +235,8 @@ def csv_table(file: File) -> Table:
     """
     rows = _csv_rows(file)
     header = tuple(next(rows, (0, {}))[1])
-    if not header:
-        raise InputError(f"{file} is empty; at least one row is needed")
     if next(rows, None) is None:
-        raise InputError(f"{file} has a header ({listed(header)}) but no rows")
+        raise InputError(f"{file} is empty; at least one row is needed")
     return Table(str(file), header, lambda _names: islice(_csv_rows(file), 1, None), is_text=True)
 
 
@@ -344,8 +341,7 @@ def parquet_file(file: File) -> Iterator[Any]:
             file.path, page_checksum_verification=True, buffer_size=2**20, pre_buffer=False
         ) as parquet:
             if not parquet.metadata.num_rows:
-                names = listed(parquet.schema_arrow.names)
-                raise InputError(f"{file} has columns ({names}) but no rows")
+                raise InputError(f"{file} is empty; at least one row is needed")
             check_distinct(parquet.schema_arrow.names, file)
             yield parquet
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:

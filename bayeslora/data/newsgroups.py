@@ -59,8 +59,6 @@ class NewsgroupsDemo:
         test: Posts of the 8 groups from the test file, equally many per group.
         near: Posts of 4 other groups from the test file: near out-of-distribution.
         far: Reuters newswire, topics in natural proportions: far out-of-distribution.
-        classes: The 8 groups in index order.
-        near_groups: The 4 groups of `near`.
     """
 
     train: Examples
@@ -68,8 +66,6 @@ class NewsgroupsDemo:
     test: Examples
     near: Examples
     far: Examples
-    classes: tuple[str, ...] = IN_DISTRIBUTION
-    near_groups: tuple[str, ...] = NEAR
 
 
 def load_newsgroups(
@@ -121,8 +117,20 @@ def read_texts(name: str) -> Examples:
     Raises:
         MissingAssetError: The package is not installed, or the hash of the file does not match.
     """
-    file = installed_file(DISTRIBUTION, f"{_FOLDER}/{name}", _SHA256[name], INSTALL)
-    lines = file.read_bytes().decode("utf-8").split("\n")
+    try:
+        file = Path(str(distribution(DISTRIBUTION).locate_file(f"{_FOLDER}/{name}")))
+    except PackageNotFoundError:
+        raise MissingAssetError(
+            f"{name} is part of the package {DISTRIBUTION}, which is not installed; run "
+            f"`{INSTALL}`, or `make setup` in a clone"
+        ) from None
+    content = file.read_bytes() if file.is_file() else b""
+    if (digest := hashlib.sha256(content).hexdigest()) != _SHA256[name]:
+        raise MissingAssetError(
+            f"{file} has SHA-256 {digest}, expected {_SHA256[name]}; reinstall its package with "
+            f"`{INSTALL}`"
+        )
+    lines = content.decode("utf-8").split("\n")
     first: dict[str, tuple[int, str]] = {}
     for row, line in enumerate(lines[_HEADER_LINES:], _HEADER_LINES + 1):
         label, _, text = line.partition("\t")
@@ -137,34 +145,6 @@ def read_texts(name: str) -> Examples:
         rows=rows,
         source=str(file),
     )
-
-
-def installed_file(package: str, place: str, sha256: str, install: str) -> Path:
-    """Return a file of an installed package, which is never imported.
-
-    Args:
-        package: Name of the distribution.
-        place: Path of the file in it.
-        sha256: Expected hash of the file.
-        install: Command that installs the package.
-
-    Raises:
-        MissingAssetError: The package is not installed, or the hash does not match.
-    """
-    try:
-        file = Path(str(distribution(package).locate_file(place)))
-    except PackageNotFoundError:
-        raise MissingAssetError(
-            f"{Path(place).name} is part of the package {package}, which is not installed; run "
-            f"`{install}`, or `make setup` in a clone"
-        ) from None
-    digest = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "none"
-    if digest != sha256:
-        raise MissingAssetError(
-            f"{file} has SHA-256 {digest}, expected {sha256}; reinstall its package with "
-            f"`{install}`"
-        )
-    return file
 
 
 def _of(examples: Examples, groups: Sequence[str]) -> Examples:

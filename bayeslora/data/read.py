@@ -24,19 +24,18 @@ from bayeslora.errors import InputError, unknown_choice
 from bayeslora.option_checks import KINDS
 from bayeslora.plain_text import counted, listed, shown
 
-_DATA_FILE = re.compile(
-    r"\.(jsonl|ndjson|json|csv|tsv|parquet)(\.(gz|bz2|xz|zst))?\s*$", re.IGNORECASE
+_FILE_NAME = re.compile(
+    r"\S*[/\\]\S*|\S*\w\.[a-z][a-z0-9]{1,7}|.*\.(jsonl|json|csv|tsv|parquet)(\.gz)?", re.IGNORECASE
 )
-_ENDING = re.compile(r"\w\.[a-z][a-z0-9]{1,7}$", re.IGNORECASE)
-"""A word that ends like a file name; a full stop after a word does not match."""
+"""A word with a slash or an ending, which a full stop after a word is not; or words with an ending
+of data files."""
 
 
 def as_texts(data: Any) -> Any:
     """Return `data`, wrapping a string that is a text rather than a path in a list.
 
-    A string is a path if such a file exists, if it ends like a data file (`.jsonl`, `.csv.gz`), or
-    if it is one word with a slash or an ending such as `.txt`. A misspelt file name is thus an
-    error rather than a text to classify.
+    A string is a path if such a file exists or if it looks like one, so that a misspelt file name
+    is an error rather than a text to classify.
 
     Raises:
         InputError: A string looks like a path, and the file does not exist.
@@ -44,7 +43,7 @@ def as_texts(data: Any) -> Any:
     # Path.exists raises an error if a text is longer than file names may be.
     if not isinstance(data, str) or os.path.exists(data):  # noqa: PTH110
         return data
-    if _looks_like_a_path(data.strip()):
+    if _FILE_NAME.fullmatch(data.strip()):
         raise InputError(
             f"file {data.strip()} does not exist; to pass a text that looks like a file name, "
             "use a list: [text]"
@@ -58,13 +57,6 @@ def are_labels(values: Any) -> bool:
     if not is_column or len(values) == 0 or hasattr(values, "columns"):
         return False
     return isinstance(next(iter(values)), str | Number | np.generic | None)
-
-
-def _looks_like_a_path(text: str) -> bool:
-    if _DATA_FILE.search(text):
-        return True
-    is_word = not any(map(str.isspace, text))
-    return is_word and ("/" in text or os.sep in text or _ENDING.search(text) is not None)
 
 
 def read(

@@ -34,7 +34,7 @@ from pydantic import (
     model_validator,
 )
 
-from bayeslora.backbones.embedded import AUTO, QUESTIONS
+from bayeslora.backbones.embedded import QUESTIONS
 from bayeslora.errors import InputError, MissingAssetError, located, unknown_choice
 from bayeslora.io import read_yaml
 from bayeslora.metrics.calibration import NUM_BINS
@@ -55,10 +55,7 @@ class Protocol(BaseModel):
         weight_samples: Forward passes of a posterior that draws weights; None uses its default.
         logit_samples: Draws of a posterior with Gaussian logits; None uses its default.
         num_choices: Options per question by task; rows with another number are dropped.
-        ood_audit: Column with an audit's verdicts; out-of-distribution sets that have it are
-            filtered to rows marked OK. None uses all rows.
         deviations: Settings of the published protocol that `fit` cannot express.
-        task_deviations: Further deviation of a task, by its name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,9 +70,7 @@ class Protocol(BaseModel):
     weight_samples: int | None = None
     logit_samples: int | None = None
     num_choices: Mapping[str, int] = {}
-    ood_audit: str | None = None
     deviations: tuple[str, ...] = ()
-    task_deviations: Mapping[str, str] = {}
 
     def described(self) -> str:
         """Return the settings in one line, for tables."""
@@ -86,7 +81,6 @@ class Protocol(BaseModel):
             **self.adapter,
             "draws": self.weight_samples or self.logit_samples,
             "options of questions": dict(self.num_choices) or None,
-            "OOD rows": self.ood_audit and f"{self.ood_audit} is OK",
         }
         rows = "labelled rows drawn per seed" if self.draws_rows else "all training rows"
         chosen = [f"{name} = {value}" for name, value in settings.items() if value is not None]
@@ -147,12 +141,6 @@ def _without_own(options: dict[str, Any]) -> dict[str, Any]:
         if key in _NOT_HERE:
             raise InputError(f"{key} cannot be set here")
     return options
-
-
-def _named_backbones(names: list[str]) -> list[str]:
-    if AUTO in names:
-        raise InputError("'auto' is chosen by `fit` for its rows; name backbones here")
-    return names
 
 
 def distribution(values: Any) -> Any:
@@ -334,7 +322,7 @@ class Grid(_Part):
 
     protocol: Annotated[Name, AfterValidator(_known_protocol)] = "bayeslora"
     tasks: Several[Annotated[Task, BeforeValidator(_named_task)]]
-    backbones: Annotated[Several[Name], AfterValidator(_named_backbones)] = [QUESTIONS]
+    backbones: Several[Name] = [QUESTIONS]
     adapters: Several[Name] = []
     posteriors: Several[Name] = []
     methods: Several[Method] = []

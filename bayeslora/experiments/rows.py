@@ -17,7 +17,6 @@ from bayeslora.data.examples import (
 )
 from bayeslora.data.known import (
     derived,
-    is_of_hub,
     known_name,
     load_task,
     ood_sets,
@@ -89,8 +88,6 @@ def task_rows(
         deviations.append(f"split: {text}")
     if not task.files and (difference := derived(task.name, data_dir)):
         deviations.append(f"{task.name}: {difference}")
-    if known in protocol.task_deviations:
-        deviations.append(protocol.task_deviations[known])
     dropped = _Dropped()
     count = protocol.num_choices.get(known)
     reported = dropped.read(split, _read(task, split, data_dir), count)
@@ -98,14 +95,10 @@ def task_rows(
     train = dropped.keep("train, repeated", train, without_duplicates(train))
     train = dropped.keep(f"train, in {split} too", train, without_overlap(train, reported))
     most = num_classes(train) if by_letter else LARGEST_COUNT
-    audit = protocol.ood_audit
     ood = {}
     for name, source in _ood_sources(task).items():
         count = protocol.num_choices.get(source.partition("/")[0].replace("_", "-"))
         rows = dropped.read(name, _outside(source, task, protocol.split, data_dir), count)
-        if audit and audit in rows.further:
-            fine = [verdict == "OK" for verdict in rows.further[audit]]
-            rows = dropped.where(f"{name}, {audit} is not OK", rows, fine)
         if rows.choices is not None:
             few = [len(options) <= most for options in rows.choices]
             rows = dropped.where(f"{name}, more than {most} options", rows, few)
@@ -115,8 +108,6 @@ def task_rows(
         if not len(rows):
             reasons = "; ".join(f"{reason}: {count:,}" for reason, count in dropped.items())
             raise InputError(f"task {task.name}: no {name} rows are left; dropped rows: {reasons}")
-    if ood and audit and not any(audit in rows.further for rows in ood.values()):
-        deviations.append(f"OOD: no set has the column {audit}, so none is filtered for errors")
     return TaskRows(train, reported, split, ood, dropped, tuple(deviations))
 
 
@@ -147,13 +138,6 @@ class _Dropped(dict[str, int]):
         if len(remaining) < len(rows):
             self[reason] = len(rows) - len(remaining)
         return remaining
-
-
-def on_hub(task: Task, data_dir: str | Path | None) -> list[str]:
-    """Return the known tasks among the sets of a task that are read from the hub."""
-    names = [] if task.files else [task.name]
-    names += [source for source in _ood_sources(task).values() if not _is_path(source)]
-    return [name for name in names if is_of_hub(name.partition("/")[0], data_dir)]
 
 
 def drawn(examples: Examples, size: int, seed: int) -> Examples:

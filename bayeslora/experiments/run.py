@@ -19,16 +19,15 @@ import socket
 import tempfile
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayeslora.errors import InputError, MissingAssetError, first_line, located
+from bayeslora.errors import InputError, MissingAssetError, first_line
 from bayeslora.experiments.cells import Setup, Workshop
 from bayeslora.experiments.grid import Cell, Grid, as_grid
-from bayeslora.experiments.rows import on_hub
 from bayeslora.experiments.summary import REPORTED, results_table, sort_key, write_results
 from bayeslora.io import atomic_file, is_empty_directory, lock, read_json, write_json
 from bayeslora.option_checks import as_integer
@@ -76,8 +75,8 @@ class Plan:
         protocol: Name of the protocol.
         cells: Every cell in words, and whether it is finished.
         deviations: All deviations from the protocol.
-        missing: What is not on this machine and was not checked, in sentences.
-        settings: The settings of each checked cell, JSON-ready.
+        missing: Backbones that are not on this machine, in sentences.
+        settings: The settings of each cell, JSON-ready.
     """
 
     protocol: str
@@ -133,13 +132,12 @@ def experiment(
         raise InputError("workers are local processes; set either workers or ray")
     parsed, store = as_grid(grid), Store(out)
     workshop = Workshop(parsed, data_dir, progress=progress)
-    with _in_file(grid):
-        store.check(_checked(workshop, parsed.cells))
-        for name in parsed.backbones:
-            check_reachable(source_of(name))
-        if ray is None:
-            device: Any = parsed.model.get("device")
-            pick_device(device)
+    store.check(_checked(workshop, parsed.cells))
+    for name in parsed.backbones:
+        check_reachable(source_of(name))
+    if ray is None:
+        device: Any = parsed.model.get("device")
+        pick_device(device)
     failed: dict[str, str] = {}
     with lock(store.out), ExitStack() as stack:
         waiting = [cell for cell in parsed.cells if store.record(cell) is None]
@@ -164,9 +162,9 @@ def experiment(
 
 
 def plan(grid: Any, out: str | Path | None = None, *, data_dir: str | Path | None = None) -> Plan:
-    """Check a grid as `experiment` does, without the network and without computing cells.
+    """Check a grid as `experiment` does, without computing cells.
 
-    The plan says which tasks and backbones are not on this machine.
+    The plan says which backbones are not on this machine.
 
     Args:
         grid: As for `experiment`.
@@ -174,31 +172,22 @@ def plan(grid: Any, out: str | Path | None = None, *, data_dir: str | Path | Non
         data_dir: As for `experiment`.
 
     Raises:
-        InputError: As for `experiment`, except that backbones and the device may be missing.
+        InputError: As for `experiment`, except that backbones of the hub and the device may be
+            missing.
     """
     from bayeslora.backbones.load import source_of
     from bayeslora.foreign import is_here
 
     parsed = as_grid(grid)
+    setups = _checked(Workshop(parsed, data_dir), parsed.cells)
     store = None if out is None else Store(out)
-    with _in_file(grid):
-        remote = {task.name: on_hub(task, data_dir) for task in parsed.tasks}
-        cells = [cell for cell in parsed.cells if not remote[cell.task]]
-        setups = _checked(Workshop(parsed, data_dir), cells)
-        if store is not None:
-            store.check(setups)
+    if store is not None:
+        store.check(setups)
     missing = [
-        f"task {name} is not checked: {', '.join(sets)} would be read from the Hugging Face hub; "
-        "pass their files with --data-dir"
-        for name, sets in remote.items()
-        if sets
+        f"backbone {name} is not checked: it is not on this machine"
+        for name in parsed.backbones
+        if not is_here(source_of(name))
     ]
-    for name in parsed.backbones:
-        try:
-            if not is_here(source_of(name)):
-                missing.append(f"backbone {name} is not checked: it is not on this machine")
-        except InputError as error:
-            missing.append(str(error))
     cells_in_words = {
         str(cell): store is not None and store.record(cell) is not None for cell in parsed.cells
     }
@@ -209,11 +198,6 @@ def plan(grid: Any, out: str | Path | None = None, *, data_dir: str | Path | Non
         missing=missing,
         settings={cell: each.settings for cell, each in setups.items()},
     )
-
-
-def _in_file(grid: Any) -> AbstractContextManager[None]:
-    """Put the grid's file at the start of an error's message, if the grid is a file."""
-    return located(grid) if isinstance(grid, str | Path) else nullcontext()
 
 
 def _checked(workshop: Workshop, cells: Sequence[Cell]) -> dict[Cell, Setup]:

@@ -76,7 +76,6 @@ class Posterior(Options):
         use: When to choose it, in one sentence; empty where that is not said.
         source: Of the method.
         passes: Passes of the backbone in a prediction, for lists.
-        parameters: What the method adds to a model, for lists.
         head: Makes the last layer, `module:object` or the object; called as
             `head(config, num_features, num_classes, mean_sq_norm=…, seed=…)`.
         shared_head: The same for a last layer whose weights all options of a row share, called with
@@ -112,7 +111,6 @@ class Posterior(Options):
     use: ClassVar[str] = ""
     source: ClassVar[str]
     passes: ClassVar[str]
-    parameters: ClassVar[str]
 
     head: ClassVar[str | Callable[..., Any]] = "bayeslora.posteriors.point:PointHead.of"
     shared_head: ClassVar[str] = "bayeslora.posteriors.point:SharedPointHead.of"
@@ -255,15 +253,6 @@ class Posterior(Options):
         """
         return max(1, self.num_draws(num_samples)) if self.is_sampled else 1
 
-    def draws(self, network: Network, texts: PreparedTexts) -> WeightPosterior:
-        """Return the sampler of a network's weights, if `is_sampled`; by default its `weights`.
-
-        Args:
-            network: Trained network.
-            texts: Texts to predict.
-        """
-        return cast("WeightPosterior", network.weights)
-
     def sampled_logits(
         self,
         network: Network,
@@ -287,8 +276,8 @@ class Posterior(Options):
         count = self.num_draws(num_samples)
         if not self.is_sampled or count <= 0:
             return None
-        draws = self.draws(network, texts)
-        return sampled_logits(network, draws, texts, count, seed=seed, advance=advance)
+        weights = cast("WeightPosterior", network.weights)
+        return sampled_logits(network, weights, texts, count, seed=seed, advance=advance)
 
     def gaussian_logits(
         self,

@@ -11,7 +11,7 @@ from bayeslora.posteriors.base import Posterior
 UNFAMILIARITY, DISTANCE, NO_SCORE = "unfamiliarity", "mahalanobis", "none"
 MIDDLE = "middle_mahalanobis"
 USUAL_SCORES = (DISTANCE, UNFAMILIARITY)
-MAHALANOBIS = {DISTANCE, "relative_mahalanobis", MIDDLE}
+MAHALANOBIS = {DISTANCE, MIDDLE}
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,6 @@ FEATURE_SCORES = {
             DISTANCE,
             "squared Mahalanobis distance to the nearest class mean, shared covariance",
             "Lee, Lee, Lee and Shin 2018, arXiv 1807.03888",
-        ),
-        FeatureScoreInfo(
-            "relative_mahalanobis",
-            "the Mahalanobis distance minus the distance to all training rows taken as one class",
-            "Ren et al. 2021, arXiv 2106.09022",
         ),
         FeatureScoreInfo(
             "knn",

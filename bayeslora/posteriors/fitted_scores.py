@@ -2,18 +2,14 @@
 
 Mahalanobis distance of features to the training rows, with one covariance for all classes.
 
-    mahalanobis            min_c (φ − μ_c)ᵀ Σ⁻¹ (φ − μ_c)
-    relative_mahalanobis   the same − (φ − μ)ᵀ Σ_0⁻¹ (φ − μ),  μ and Σ_0 of all rows as one class,
-                           Σ_0 = Σ + Σ_c π_c (μ_c − μ)(μ_c − μ)ᵀ,  π_c the class's share of rows
+    mahalanobis   min_c (φ − μ_c)ᵀ Σ⁻¹ (φ − μ_c)
 
 Σ is the covariance of the rows around their class means, S, shrunk towards a multiple of the
 identity, (1 − ρ) S + ρ (tr S / d) I, with ρ by Ledoit and Wolf 2004 (Journal of Multivariate
 Analysis 88), so it is invertible for any number of rows. With fewer rows than features, S lies in
-their row space and is stored and decomposed there. Σ_0 is built from the shrunk Σ: if it were
-shrunk separately, directions without any training row would not cancel in the difference, and the
-covariance with the smaller floor would decide the score of distant rows.
+their row space and is stored and decomposed there.
 
-Sources: Lee, Lee, Lee and Shin 2018, arXiv 1807.03888; Ren et al. 2021, arXiv 2106.09022.
+Source: Lee, Lee, Lee and Shin 2018, arXiv 1807.03888.
 """
 
 from __future__ import annotations
@@ -129,50 +125,24 @@ class TiedGaussian(nn.Module):
 
 
 class Mahalanobis(nn.Module):
-    """Mahalanobis score, relative or not.
+    """Squared Mahalanobis distance to the nearest class mean.
 
     Attributes:
         classes: Gaussian of the classes.
-        shares: [K] float64, each class's share of the rows; None if the score is not relative.
     """
 
-    shares: Tensor | None
-
-    def __init__(self, classes: TiedGaussian, *, relative: bool) -> None:
+    def __init__(self, classes: TiedGaussian) -> None:
         super().__init__()
         self.classes = classes
-        count = classes.means.shape[0]
-        shares = torch.zeros(count, dtype=torch.float64) if relative else None
-        self.register_buffer("shares", shares)
 
     @classmethod
-    def fitted(cls, features: Tensor, labels: Tensor, *, relative: bool) -> Mahalanobis:
+    def fitted(cls, features: Tensor, labels: Tensor) -> Mahalanobis:
         """Fit the score to [N, d] float64 training features with labels [N]."""
-        score = cls(TiedGaussian.fitted(features, labels), relative=relative).to(features.device)
-        if score.shares is not None:
-            counts = torch.unique(labels, return_counts=True)[1]
-            score.shares.copy_(counts.double() / len(labels))
-        return score
+        return cls(TiedGaussian.fitted(features, labels)).to(features.device)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the score [N] of [N, d] float64 features."""
-        nearest = self.classes.distances(features).min(1).values
-        return nearest if self.shares is None else nearest - self._to_all(features, self.shares)
-
-    def _to_all(self, features: Tensor, shares: Tensor) -> Tensor:
-        """Return the squared distance [N] to all rows as one class.
-
-        Whitened by Σ, Σ_0 is the identity plus the covariance of the means, whose rank is below K.
-        """
-        means = self.classes.whitened(self.classes.means)
-        centre = shares @ means
-        _, singular, axes = torch.linalg.svd(
-            shares.sqrt()[:, None] * (means - centre), full_matrices=False
-        )
-        rows = self.classes.whitened(features) - centre
-        explained = singular.square() / (1 + singular.square())
-        distance: Tensor = rows.square().sum(1) - (rows @ axes.T).square() @ explained
-        return distance
+        return self.classes.distances(features).min(1).values
 
     def extra_config(self) -> dict[str, Any]:
         """Return the shapes, and the shrinkage of the covariance."""
@@ -214,9 +184,6 @@ def ledoit_wolf(centred: Tensor, values: Tensor) -> float:
     dispersion = square - float(values.sum()) ** 2 / size
     noise = float(centred.square().sum(1).square().sum()) / rows**2 - square / rows
     return max(min(noise, dispersion) / dispersion, _LEAST_SHRINKAGE) if dispersion > 0 else 1.0
-
-
-_RELATIVE = {"mahalanobis": False, "relative_mahalanobis": True}
 
 
 NEIGHBOUR = 10
@@ -391,8 +358,8 @@ class FeatureScores(nn.Module):
         for name in FEATURE_SCORES:
             if name not in names:
                 continue
-            if name in _RELATIVE:
-                parts[name] = Mahalanobis.fitted(rows, labels, relative=_RELATIVE[name])
+            if name == DISTANCE:
+                parts[name] = Mahalanobis.fitted(rows, labels)
             elif name == MIDDLE and middle is not None:
                 parts[name] = MiddleDistance.fitted(middle)
             elif name == UNFAMILIARITY:
@@ -406,9 +373,9 @@ class FeatureScores(nn.Module):
         """Return empty scores with the shapes in `extra_config`, to load tensors into."""
         parts: dict[str, AnyScore] = {}
         for name, config in extra.items():
-            if name in _RELATIVE:
+            if name == DISTANCE:
                 gaussian = TiedGaussian(config["classes"], num_features, config["rank"])
-                parts[name] = Mahalanobis(gaussian, relative=_RELATIVE[name])
+                parts[name] = Mahalanobis(gaussian)
             elif name == MIDDLE:
                 parts[name] = MiddleDistance(TiedGaussian(1, config["width"], config["rank"]))
             elif name == UNFAMILIARITY:

@@ -42,7 +42,6 @@ class MLE(Posterior):
     use: ClassVar[str] = "The baseline without uncertainty about the weights."
     source: ClassVar[str] = "Bridle 1990, doi 10.1007/978-3-642-76153-9_28"
     passes: ClassVar[str] = "1"
-    parameters: ClassVar[str] = "none"
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,6 @@ class MAP(Posterior):
     )
     source: ClassVar[str] = "MacKay 1992, doi 10.1162/neco.1992.4.3.448"
     passes: ClassVar[str] = "1"
-    parameters: ClassVar[str] = "none"
 
     def starts_over(self, *, adapter_trains: bool) -> bool:
         """Return True without an adapter: the weights are then the optimum for fixed features."""
@@ -91,7 +89,6 @@ class TemperatureScaling(Posterior):
     use: ClassVar[str] = "Held-out labels, and no need for epistemic uncertainty."
     source: ClassVar[str] = "Guo, Pleiss, Sun and Weinberger 2017, arXiv 1706.04599"
     passes: ClassVar[str] = "1"
-    parameters: ClassVar[str] = "one"
 
     def check_fit(self, facts: FitFacts) -> None:
         """Check that there are validation rows."""
@@ -121,7 +118,6 @@ class Ensemble(Posterior):
     use: ClassVar[str] = "The best probabilities, if several fits and passes are affordable."
     source: ClassVar[str] = "Lakshminarayanan, Pritzel and Blundell 2017, arXiv 1612.01474"
     passes: ClassVar[str] = "num_members"
-    parameters: ClassVar[str] = "an adapter and a last layer per member"
     from_start: ClassVar[str] = "consists of several trained networks"
     has_members: ClassVar[bool] = True
 

@@ -157,17 +157,12 @@ def check_features(rows: Features, name: str = "features") -> None:
     Raises:
         InputError: A row holds NaN, an infinity, or a number beyond ±`GREATEST`.
     """
-    values = rows.values.detach()
     # Comparisons with NaN are false, so this one catches all three.
-    invalid = ~(values.abs() <= GREATEST).flatten(1).all(-1)
-    count = int(invalid.sum())
-    if count:
-        first = int(invalid.nonzero()[0, 0])
-        value = values[first][~(values[first].abs() <= GREATEST)][0].item()
+    invalid = ~(rows.values.detach().abs() <= GREATEST).flatten(1).all(-1)
+    if count := int(invalid.sum()):
         raise InputError(
-            f"{count} of {len(rows)} rows of {name} contain invalid values, such as {value:g} in "
-            f"row {first + 1}; values must be finite and from {-GREATEST:g} to {GREATEST:g}: "
-            "correct these rows, or scale all of them"
+            f"{count} of {len(rows)} rows of {name} contain values that are not finite or beyond "
+            f"±{GREATEST:g}, such as row {int(invalid.nonzero()[0, 0]) + 1}"
         )
 
 

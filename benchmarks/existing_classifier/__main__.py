@@ -139,9 +139,10 @@ def write_summary(out: Path) -> None:
         f"MiniLM, all weights fine-tuned with plain transformers for {EPOCHS} epochs on 640 rows; "
         "every posterior of the last layer has the same 320 held-out rows. Where it chooses "
         "something by validation NLL (`laplace` its prior, `vbll` its means) one half is fitted "
-        "to and the other chooses; all others are fitted to the whole. 800 test rows. Means over seeds ± half a 95 % t interval; Δ is "
-        "after − before, paired by seed. The rows are the same for every seed, so the intervals "
-        "reflect the fine-tuning, not the choice of rows. Before, and with a temperature, the "
+        "to and the other chooses; all others are fitted to the whole. 800 test rows. Means over "
+        "seeds ± half a 95 % t interval; Δ is after − before, paired by seed. The rows "
+        "are the same for every seed, so the intervals reflect the fine-tuning, not the choice of "
+        "rows. Before, and with a temperature, the "
         "last layer has no variance to tell far OOD examples by. Made by `python "
         "-m benchmarks.existing_classifier --data-dir DIR`.",
         "",

@@ -24,19 +24,17 @@ def give_noise(sites, step, size=1.0):
             value.grad = size * torch.randn(value.shape, generator=generator)
 
 
-@pytest.mark.parametrize("landing", [True, False])
-def test_adam_sees_the_field(landing):
+def test_adam_sees_the_field():
     (site,) = sites_of(6, 2)
     X = site.B.weight
     with torch.no_grad():
         X.mul_(1.2)
     give_noise([site], 0)
     G, before = X.grad.clone(), X.detach().clone()
-    optimizer = LandingAdam([site], lr=0.1, landing_lambda=0.7, absorb_every=0, landing=landing)
+    optimizer = LandingAdam([site], lr=0.1, landing_lambda=0.7, absorb_every=0)
     optimizer.step()
     # X = 1.2·Q, so X(XᵀX − I) = (1.44 − 1)·X.
-    field = landing_field(before, G, 0.0) if landing else G
-    field = field + 0.7 * (1.2**2 - 1) * before
+    field = landing_field(before, G, 0.0) + 0.7 * (1.2**2 - 1) * before
     torch.testing.assert_close(X.grad, field, atol=1e-5, rtol=1e-5)
     # Adam's first step is the sign of the field, up to eps.
     torch.testing.assert_close(X.detach(), before - 0.1 * field.sign(), atol=1e-5, rtol=0)
@@ -51,11 +49,10 @@ def test_the_transposed_factor_gets_the_transposed_field():
     torch.testing.assert_close(site.A.weight.grad, expected, atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("landing", [True, False])
 @pytest.mark.parametrize("every", [1, 3])
-def test_absorption_when_it_is_due(landing, every):
+def test_absorption_when_it_is_due(every):
     sites = sites_of(8, 3)
-    optimizer = LandingAdam(sites, 0.05, 5e-3, absorb_every=every, landing=landing)
+    optimizer = LandingAdam(sites, 0.05, 5e-3, absorb_every=every)
     for step in range(1, 7):
         give_noise(sites, step)
         optimizer.step()

@@ -50,7 +50,6 @@ def test_methods_lists_everything_with_its_defaults(run):
     ]
     for item in content["posteriors"]:
         assert item["passes"] == "1" or f"(passes: {item['passes']})" in words
-        assert item["parameters"]
     blob = next(item for item in content["posteriors"] if item["name"] == "blob")
     assert blob["passes"] == "num_samples"
     assert blob["passes"] in blob["options"]

@@ -14,7 +14,6 @@ def files(tmp_path):
     ("words", "named"),
     [
         ("report P --out R --set device=cpu", "device"),
-        ("conformal --fit P --apply Q --out R --alpha 0.1 --method lac:alpha=0.2", "alpha"),
         ("conformal --fit P --apply Q --out R.csv --method aps:randomised=false,seed=3", "seed"),
     ],
 )
@@ -28,7 +27,6 @@ def test_an_option_without_what_it_is_about_is_refused(refused, files, tmp_path,
     [
         ("--adapter", "polar:landing_lambda=0.1", "landing_lambda"),
         ("--adapter", "polar:max_rotation=0.1,constraint=landing", "max_rotation"),
-        ("--data-dir", "somewhere", "--data-dir"),
     ],
 )
 def test_an_option_of_a_fit_that_does_nothing_is_refused(

@@ -74,20 +74,6 @@ def test_a_mixture_averages_products(weights):
     torch.testing.assert_close(export(host)(X), host(X))
 
 
-def test_members_can_be_permuted():
-    host, _, site = pool()
-    site.select([0.2, 0.3, 0.5])
-    before = host(X)
-    order = [2, 0, 1]
-    A, B = zip(*(member(site, number) for number in order), strict=True)
-    A, B = torch.cat(A), torch.cat(B, 1)
-    with torch.no_grad():
-        site.A.weight.copy_(A)
-        site.B.weight.copy_(B)
-    site.select([0.5, 0.2, 0.3])
-    torch.testing.assert_close(host(X), before)
-
-
 # Prototypes and merging.
 
 LABELS = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2])

@@ -9,7 +9,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from bayeslora.adapters.inject import export, find_sites, inject
-from bayeslora.adapters.lora import LoRA
 from bayeslora.contrib.emtal import EMTAL, GatedUnits, find_ffns
 from bayeslora.testing.adapter import SiteLaws, output, randomise
 
@@ -28,15 +27,6 @@ class EMTALLaws(SiteLaws):
         for site in gated(model):
             site.fade = 0.5
         return sites
-
-    def test_linears_hold_the_trainable_parameters(self, adapted):
-        """Except for the router, which is called only in training passes."""
-        for site in adapted[1]:
-            layers = {key: layer.weight for key, layer in site.linears().items()}
-            assert layers.keys() == site.trainable().keys() - {"router"}
-            assert all(
-                layers[key] is value for key, value in site.trainable().items() if key in layers
-            )
 
 
 class TestEMTALOnBert(EMTALLaws):
@@ -142,37 +132,6 @@ def test_without_its_router_it_is_the_merged_dense_network(host):
     assert (states(model, fade=1) - expected).abs().max() > 1e-3
     model.eval()  # The influence is still 1 here.
     torch.testing.assert_close(output(model, tokens()), expected, rtol=1e-10, atol=1e-10)
-
-
-@HOSTS
-def test_a_faded_router_has_no_gradient(host):
-    model, _ = trained(host)
-    for fade in (0.0, 0.5):
-        for site in gated(model):
-            site.fade = fade
-        model.zero_grad()
-        model.train()
-        model(tokens()).last_hidden_state.square().sum().backward()
-        for site in gated(model):
-            assert (site.router.weight.grad is not None) == (fade > 0)
-
-
-@HOSTS
-@pytest.mark.parametrize("fade", [0.0, 0.4, 1.0])
-def test_one_expert_is_lora(host, fade):
-    model = host()
-    config = EMTAL(r=3, num_experts=1, num_layers=2)
-    sites = inject(model, config, seed=0)
-    names = tuple(site.name for site in sites)
-    plain = host()
-    others = inject(plain, LoRA(r=3, alpha=3, target_modules=names), seed=0)
-    for site, other in zip(sites, others, strict=True):
-        assert torch.equal(site.A.weight, other.A.weight)
-    randomise(sites)
-    for site, other in zip(sites, others, strict=True):
-        for key in "AB":
-            other.trainable()[key].data = site.trainable()[key].detach().clone()
-    assert torch.equal(states(model, fade=fade), states(plain, fade=fade))
 
 
 @pytest.mark.parametrize(

@@ -98,13 +98,6 @@ def test_a_router_of_zeros_is_lora_in_outputs_and_gradients(num_experts):
         close(first, second)
 
 
-def test_one_expert_is_lora_whatever_the_context():
-    model, sites, gate = adapted(1)
-    other, _ = plain(sites)
-    with gate.applied({CONTEXTS: seeded(3, WIDTH)}):
-        assert torch.equal(states(model), states(other))
-
-
 def test_a_constant_gate_is_a_weighted_lora():
     model, sites, gate = adapted()
     with torch.no_grad():
@@ -123,20 +116,6 @@ def test_a_constant_gate_is_a_weighted_lora():
     for first, second in zip(sites, others, strict=True):
         close(first.delta(), second.delta())
     close(states(export(model)), states(other))
-
-
-def test_a_mixed_batch_equals_each_row_alone_and_rows_may_be_permuted():
-    model, _, gate = adapted()
-    contexts, rows = seeded(3, WIDTH), tokens()
-    with gate.applied({CONTEXTS: contexts}):
-        together = states(model)
-    order = torch.tensor([2, 0, 1])
-    with gate.applied({CONTEXTS: contexts[order]}):
-        close(states(model, rows[order]), together[order])
-    for row in range(3):
-        close(gate.weights(contexts[row : row + 1]), gate.weights(contexts)[row : row + 1])
-        with gate.applied({CONTEXTS: contexts[row : row + 1]}):
-            close(states(model, rows[row : row + 1]), together[row : row + 1])
 
 
 def test_the_gradient_of_a_gate_is_its_experts_product():

@@ -174,7 +174,7 @@ def test_ids_are_kept_and_default_to_the_row(tmp_path):
     ("value", "part"),
     [
         ("a", "'a' duplicates the id of row 1"),
-        (None, "the id is missing"),
+        (None, "the id is None"),
         (True, "the id is True"),
         (2.5, "the id is 2.5"),
     ],

@@ -230,4 +230,4 @@ def test_a_recalibrator_is_listed_used_and_refused_without_its_package(uninstall
 
 def vars_of(name):
     """Return class variables of a method that is not an adapter."""
-    return {"name": name, "summary": "s", "source": "", "parameters": "none"}
+    return {"name": name, "summary": "s", "source": ""}

@@ -4,8 +4,6 @@ import pytest
 from refusal import refused
 
 from bayeslora import GVBLL, NUTS, VBLL, Laplace, MCDropout
-from bayeslora.options import as_mapping
-from bayeslora.posteriors.registry import stored_posterior
 
 
 @pytest.mark.parametrize(
@@ -21,10 +19,3 @@ from bayeslora.posteriors.registry import stored_posterior
 def test_values_outside_a_methods_own_range_are_refused(make, named):
     with refused("option", named):
         make()
-
-
-def test_records_of_dropped_families_are_refused():
-    record = as_mapping(VBLL(covariance="dense"))
-    for family in ("diagonal", "full", "low_rank"):
-        with refused("option", family):
-            stored_posterior(record | {"covariance": family})

@@ -56,15 +56,16 @@ def test_what_is_not_known_is_refused(make):
             shifts(map(make, methods), predictions)
 
 
-def test_a_run_directory_keeps_corruptions_apart_from_other_sets(make, tmp_path):
+def test_a_run_directory_and_its_corruptions(make, tmp_path):
     folder = tmp_path / "run" / "predictions"
     folder.mkdir(parents=True)
     clean = make("m")
     clean.save(folder / "test.parquet")
-    worse(clean, 1).save(folder / "typos-1.parquet")
     make("m", seed=5).save(folder / "far.parquet")
-    worse(clean, 2).save(tmp_path / "more.parquet")
-    more = ["--shifted", str(tmp_path / "more.parquet")]
+    more = ["--shifted"]
+    for severity in (1, 2):
+        more.append(str(tmp_path / f"typos-{severity}.parquet"))
+        worse(clean, severity).save(more[-1])
     assert main(["report", str(tmp_path / "run"), *more, "--out", str(tmp_path / "r")]) == 0
     content = json.loads((tmp_path / "r" / "scores.json").read_text())
     assert list(content["methods"][0]["ood"]) == ["far"]

@@ -87,7 +87,6 @@ class GVBLL(Posterior):
     )
     source: ClassVar[str] = "Harrison, Willes and Snoek 2024, arXiv 2404.11599"
     passes: ClassVar[str] = "1"
-    parameters: ClassVar[str] = "a covariance of the features"
     moves_mean: ClassVar[bool] = True
 
     @property

@@ -38,7 +38,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities, nll
 from bayeslora.logits import GaussianLogits
 from bayeslora.option_checks import Draws, Link, Positive
@@ -55,9 +54,6 @@ from bayeslora.posteriors.types import Features, check_features, check_fit
 from bayeslora.processes import row_slices
 
 logger = logging.getLogger(__name__)
-
-# A matrix with this many rows takes 2 GiB in float64, and minutes to factorise on one core.
-_LARGEST = 16384
 
 
 @dataclass(frozen=True)
@@ -84,7 +80,6 @@ class Laplace(Posterior):
     use: ClassVar[str] = "Adding uncertainty to a finished, overconfident network."
     source: ClassVar[str] = "Daxberger et al. 2021, arXiv 2106.14806"
     passes: ClassVar[str] = "1"
-    parameters: ClassVar[str] = "the covariance of the last layer"
 
     def starts_over(self, *, adapter_trains: bool) -> bool:
         """Return True without an adapter: the weights are then the optimum for fixed features."""
@@ -185,11 +180,6 @@ class FullCurvature(nn.Module):
     def __init__(self, num_features: int, num_classes: int, rank: int) -> None:
         super().__init__()
         size = (num_classes - 1) * rank
-        if size > _LARGEST:
-            raise InputError(
-                f"a full Laplace covariance of {num_classes} classes and {rank} features has "
-                f"{size} rows, more than {_LARGEST}; choose structure 'kron'"
-            )
         self.num_features = num_features
         self.num_classes = num_classes
         _allocate(self, values=(size,), vectors=(size, size))

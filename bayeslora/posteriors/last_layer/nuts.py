@@ -91,7 +91,6 @@ class NUTS(Posterior):
     use: ClassVar[str] = "A reference for measuring approximations of the last layer."
     source: ClassVar[str] = "Hoffman and Gelman 2014, arXiv 1111.4246"
     passes: ClassVar[str] = "1"
-    parameters: ClassVar[str] = "max_draws last layers"
     moves_mean: ClassVar[bool] = True
 
     def starts_over(self, *, adapter_trains: bool) -> bool:

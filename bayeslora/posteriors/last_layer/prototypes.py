@@ -45,7 +45,6 @@ class Prototypes(Posterior):
     use: ClassVar[str] = "Few examples per class, or classes not seen in training."
     source: ClassVar[str] = "Snell, Swersky and Zemel 2017, arXiv 1703.05175"
     passes: ClassVar[str] = "1"
-    parameters: ClassVar[str] = "none"
     moves_mean: ClassVar[bool] = True
 
     def before_last_layer(self, fit: FinalFit) -> bool:

@@ -65,7 +65,6 @@ class BLoB(FactorPosterior):
     summary: ClassVar[str] = "Gaussian over one factor of each adapter, trained with it"
     use: ClassVar[str] = "A posterior over adapter weights that is trained with them."
     source: ClassVar[str] = "Wang et al. 2024, arXiv 2406.11675"
-    parameters: ClassVar[str] = "one per entry of A, or of PoLAR's core"
 
 
 class BLoBWeights(MovesToPrior):

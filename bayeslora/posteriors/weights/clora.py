@@ -62,7 +62,6 @@ class CLoRA(FactorPosterior):
     summary: ClassVar[str] = "Gaussian inside each adapter, with mean and variance set by the input"
     use: ClassVar[str] = "Uncertainty that depends on the input, for models that need no export."
     source: ClassVar[str] = "Rahmati et al. 2025, arXiv 2505.17773"
-    parameters: ClassVar[str] = "a network with sizes r, num_hidden, 2 r² per layer"
     not_shared: ClassVar[str] = (
         "averages its KL over all tokens of a batch, of which each process has only some"
     )

@@ -73,7 +73,6 @@ class IVON(Posterior):
     use: ClassVar[str] = "A posterior from the optimiser, at the cost of ordinary training."
     source: ClassVar[str] = "Shen et al. 2024, arXiv 2402.17641; Cong et al. 2024, 2411.04421"
     passes: ClassVar[str] = "num_samples"
-    parameters: ClassVar[str] = "one per adapter weight"
     from_start: ClassVar[str] = "is trained together with the adapter"
 
     def check_fit(self, facts: FitFacts) -> None:
@@ -84,8 +83,7 @@ class IVON(Posterior):
         """Return the adapter.
 
         Raises:
-            InputError: The adapter has its own weight decay beside the optimiser's, or weight decay
-                would shrink a part of the pretrained weight.
+            InputError: The adapter has its own weight decay beside the optimiser's.
         """
         if adapter.weight_decay:
             raise InputError(
@@ -93,13 +91,6 @@ class IVON(Posterior):
                 f"(ivon:weight_decay={adapter.weight_decay:g}); leave weight_decay of adapter "
                 f"{adapter.name!r} out, got {adapter.weight_decay:g}",
                 code="clash",
-            )
-        if self.weight_decay and adapter.from_weight:
-            raise InputError(
-                "weight_decay of posterior 'ivon' is a prior around 0, which would shrink the "
-                f"part of the pretrained weight in the factors of adapter {adapter.name!r}; leave "
-                f"it at 0, or choose 'lora', got {self.weight_decay!r}",
-                code="factors-hold-weight",
             )
         return adapter
 

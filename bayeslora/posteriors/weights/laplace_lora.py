@@ -102,7 +102,6 @@ class LaplaceLoRA(Posterior):
     use: ClassVar[str] = "Uncertainty for a finished LoRA or PoLAR model with few classes."
     source: ClassVar[str] = "Yang et al. 2024, arXiv 2308.13111"
     passes: ClassVar[str] = "2, and one backward pass per class"
-    parameters: ClassVar[str] = "two Kronecker factors per adapter matrix"
 
     def num_passes(self, num_samples: int | None = None) -> int:
         """Return 2 forward passes: the mean has its own, to be bitwise identical."""

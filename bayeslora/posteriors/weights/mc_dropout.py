@@ -9,6 +9,7 @@ Source: Gal and Ghahramani 2016, arXiv 1506.02142.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,7 +21,6 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.overrides import TorchFunctionMode
 
 from bayeslora.adapters.base import Adapter
-from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Draws, Share
 from bayeslora.posteriors.base import Posterior
@@ -50,7 +50,6 @@ class MCDropout(Posterior):
     use: ClassVar[str] = "A model trained with dropout, and time for several passes per prediction."
     source: ClassVar[str] = "Gal and Ghahramani 2016, arXiv 1506.02142"
     passes: ClassVar[str] = "num_samples"
-    parameters: ClassVar[str] = "none"
     from_start: ClassVar[str] = (
         "runs a network that was trained with dropout, and is not fitted to rows"
     )
@@ -86,25 +85,8 @@ class MCDropout(Posterior):
             )
         return adapter
 
-    def draws(self, network: Network, texts: PreparedTexts) -> WeightPosterior:
-        """Return draws of masks, also for a network that was trained for another posterior."""
-        if isinstance(network.weights, MCDropoutDraws):
-            return network.weights
-        module: Any = network
-        return MCDropoutDraws(module, lambda: network(texts.collate([0])))
 
-
-_DROPOUTS = frozenset(
-    {
-        "dropout",
-        "dropout1d",
-        "dropout2d",
-        "dropout3d",
-        "alpha_dropout",
-        "feature_dropout",
-        "feature_alpha_dropout",
-    }
-)
+_DROPOUTS = re.compile(r"(dropout([123]d)?|alpha_dropout|feature_(alpha_)?dropout)_?")
 # Position of the probability among the arguments.
 _ATTENTION = {"scaled_dot_product_attention": 4, "multi_head_attention_forward": 10}
 
@@ -250,7 +232,7 @@ def _rate(name: str, args: tuple[Any, ...], kwargs: Any) -> float | None:
         index = _ATTENTION[name]
         rate = kwargs.get("dropout_p", args[index] if len(args) > index else 0.0)
         return float(rate) if kwargs.get("training", True) else 0.0
-    if name.rstrip("_") not in _DROPOUTS:
+    if not _DROPOUTS.fullmatch(name):
         return None
     training = kwargs.get("training", kwargs.get("train", args[2] if len(args) > 2 else True))
     return float(kwargs.get("p", args[1] if len(args) > 1 else 0.5)) if training else 0.0

@@ -50,7 +50,6 @@ class ScalaBL(FactorPosterior):
     summary: ClassVar[str] = "Gaussian over the r scales of each LoRA adapter, trained with it"
     use: ClassVar[str] = "A posterior over LoRA with very few additional parameters."
     source: ClassVar[str] = "Samplawski et al. 2025, arXiv 2506.21408"
-    parameters: ClassVar[str] = "3 r per layer"
 
     def adapter_for(self, adapter: Adapter) -> Adapter:
         """Return the adapter.

@@ -61,7 +61,6 @@ class SWAG(Posterior):
     use: ClassVar[str] = "Long training without choosing an epoch on validation data."
     source: ClassVar[str] = "Maddox et al. 2019, arXiv 1902.02476; Onal et al. 2024, 2405.03425"
     passes: ClassVar[str] = "num_samples"
-    parameters: ClassVar[str] = "2 + rank numbers per trained weight"
     from_start: ClassVar[str] = "averages the weights during training"
     chooses_epoch: ClassVar[bool] = False
 

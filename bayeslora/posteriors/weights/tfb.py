@@ -66,16 +66,7 @@ class TFB(Posterior):
     use: ClassVar[str] = "Uncertainty for a finished adapter, without training or gradients."
     source: ClassVar[str] = "Shi et al. 2024, arXiv 2412.05723"
     passes: ClassVar[str] = "num_samples"
-    parameters: ClassVar[str] = "one"
     over_factors: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.sigma_min >= self.sigma_max:
-            raise InputError(
-                f"sigma_min must be below sigma_max, got {self.sigma_min!r} and {self.sigma_max!r}",
-                code="option",
-            )
 
 
 logger = logging.getLogger(__name__)

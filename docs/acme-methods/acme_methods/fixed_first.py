@@ -33,7 +33,6 @@ class FixedFirst(Adapter):
     name: ClassVar[str] = "fixed_first"
     summary: ClassVar[str] = "LoRA whose first factor is random, orthonormal and fixed"
     source: ClassVar[str] = "Zhang et al. 2023, arXiv 2308.03303"
-    parameters: ClassVar[str] = "r out per layer"
     default_lr: ClassVar[float] = 3e-3
 
     def make_sites(

@@ -69,5 +69,4 @@ class Isotropic(Posterior):
     summary: ClassVar[str] = "Laplace approximation with one variance"
     source: ClassVar[str] = "Acme 2026"
     passes: ClassVar[str] = "1"
-    parameters: ClassVar[str] = "one"
     head: ClassVar[type[PointHead]] = IsotropicHead

@@ -31,7 +31,6 @@ class Noise(Posterior):
     summary: ClassVar[str] = "noise of a fixed relative size on the adapter"
     source: ClassVar[str] = "Acme 2026"
     passes: ClassVar[str] = "num_samples"
-    parameters: ClassVar[str] = "none"
 
     def over_weights(self, network: Network, *, seed: int, fitted: bool = False) -> WeightPosterior:
         """Return draws of the adapter's weights."""

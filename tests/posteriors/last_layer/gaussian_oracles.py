@@ -1,8 +1,5 @@
-"""Dense Gaussian references: one covariance matrix [C d, C d], quadrature, the KL of PyTorch."""
+"""Dense Gaussian references: one covariance matrix [C d, C d], the KL of PyTorch."""
 
-import math
-
-import numpy as np
 import torch
 
 from bayeslora.posteriors.last_layer.vbll import bounds
@@ -17,18 +14,6 @@ def matrix(stored):
     scale, basis = stored["scale"], stored.get("basis")
     blocks = scale @ scale.mT if scale.ndim == 3 else torch.diag_embed(scale.square())
     return torch.block_diag(*(blocks if basis is None else basis @ blocks @ basis.T))
-
-
-def quadrature(mean, covariance, labels, num_nodes=64):
-    """Return E log softmax(z)_y of two classes, which only depends on z_1 − z_0 ~ N."""
-    if covariance.ndim == 2:
-        variance = covariance.sum(-1)
-    else:
-        variance = covariance.diagonal(dim1=-2, dim2=-1).sum(-1) - 2 * covariance[:, 0, 1]
-    nodes, weights = map(torch.from_numpy, np.polynomial.hermite_e.hermegauss(num_nodes))
-    points = (mean[:, 1] - mean[:, 0])[:, None] + variance.sqrt()[:, None] * nodes
-    signs = (2.0 * labels - 1)[:, None]
-    return torch.nn.functional.logsigmoid(signs * points) @ weights / math.sqrt(2 * math.pi)
 
 
 def kl_to_prior(mean, stored, prior_variance):

@@ -1,8 +1,8 @@
-"""Bounds against sampling, quadrature, finite differences and each other."""
+"""Bounds against sampling, finite differences and each other."""
 
 import pytest
 import torch
-from gaussian_oracles import best_bound, quadrature
+from gaussian_oracles import best_bound
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -126,12 +126,3 @@ def test_dependent_logits_against_sampling(classes, scale, rank):
     assert (tight <= truth + error).all()
     assert (loose <= tight).all()
     assert (truth - tight).sum() < 0.6 * (truth - loose).sum()
-
-
-def test_two_classes_by_quadrature():
-    mean, variance, labels = moments(rows=5, classes=2, scale=4.0, seed=2)
-    exact = quadrature(mean, variance, labels)
-    tight, loose = best_bound(mean, variance, labels), bounds.jensen(mean, variance, labels)
-    assert (loose <= tight).all()
-    assert (tight <= exact).all()
-    assert (exact - tight).max() < 0.2 < (exact - loose).max()

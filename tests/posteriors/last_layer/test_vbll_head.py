@@ -73,21 +73,6 @@ def test_gradients_through_pyro_are_those_of_the_formula():
         torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-6)
 
 
-def test_fit_leaves_training_alone_and_predict_uses_the_fit():
-    features, labels = toy()
-    made = head(prior_scale=2.0)
-    training, loss = made.predict(Features(features)), made.loss(Features(features, labels), 60)
-    mean, spread = made.mean.clone(), made.spread.clone()
-    assert made.report() == {"polished": "no"}
-    made.fit(Features(features, labels))
-    assert torch.equal(made.mean, mean)
-    assert torch.equal(made.spread, spread)
-    torch.testing.assert_close(made.loss(Features(features, labels), 60), loss)
-    assert not torch.allclose(made.predict(Features(features)).mean, training.mean)
-    assert made.report()["prior_scale"] == pytest.approx(2.0)
-    assert made.fitted_mean.dtype == F64
-
-
 def test_epochs_are_compared_by_the_posterior_that_is_used():
     """Kept means have the same prior then, not that of the training."""
     made = build_head(VBLL(polish_mean="trained"), 4, 3)

@@ -163,18 +163,3 @@ def test_the_kl_is_that_of_torch_over_the_real_tokens(make):
         for site, gate in zip(sites, weights.gates, strict=True)
     )
     torch.testing.assert_close(weights.kl(seen, mask), expected, rtol=1e-12, atol=0)
-
-
-def test_the_kl_knows_tokens_and_one_state_a_row():
-    (site,), weights = made()
-    x = states(2, 3)
-    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
-    values = []
-    for inputs in (x, x[:, 0]):
-        with weights.watching() as seen:
-            site(inputs)
-        values.append(weights.kl(seen, mask))
-    real = x[mask.bool()]
-    for value, inputs in zip(values, (real, x[:, 0]), strict=True):
-        expected = kl_by_torch(weights.gates[0], site.A(inputs), 0.2)
-        torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)

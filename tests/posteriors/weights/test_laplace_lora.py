@@ -85,21 +85,6 @@ def test_kronecker_factors_are_means_and_sums_over_real_tokens(adapter):
     torch.testing.assert_close(covariance(network, weights, OTHERS), expected, **EXACT)
 
 
-@ADAPTERS
-def test_the_evidence_is_that_of_a_dense_gaussian(adapter):
-    network, texts = SmallNetwork(adapter), small_texts()
-    weights = fitted(network, texts, structure="diag")
-    names = parameter_names(network, weights)
-    hessian = gauss_newton(network, names, texts).diagonal().diag()
-    theta = torch.cat([network.get_parameter(name).detach().flatten() for name in names])
-    eye = torch.eye(len(theta), dtype=F64)
-    logits = (network.features(texts, 1) @ network.head.weight.T).detach()
-    likelihood = logits.log_softmax(-1)[range(len(texts)), labels_of(texts)].sum()
-    expected = likelihood - 0.5 * (0.7 * theta @ theta)
-    expected -= 0.5 * (torch.logdet(hessian + 0.7 * eye) - len(theta) * math.log(0.7))
-    assert weights.report()["log_evidence"] == pytest.approx(float(expected) / 8, abs=1e-10)
-
-
 @STRUCTURES
 def test_marginal_likelihood_is_maximised(structure):
     """The golden section finds log10 δ to 1e-4, where the maximum is flat."""

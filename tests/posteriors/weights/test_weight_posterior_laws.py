@@ -146,7 +146,7 @@ MISTAKES = {
     "no noise": "test_draws_spread",
     "global noise": "test_the_generator_alone_decides_the_draws",
     "subtracts": "test_drawing_leaves_everything_as_it_was",
-    "no protection": "test_an_exception_within_a_draw_leaves_everything_as_it_was",
+    "no protection": "test_drawing_leaves_everything_as_it_was",
 }
 
 

@@ -79,7 +79,6 @@ class VBLL(Posterior):
     use: ClassVar[str] = "The default. One pass per prediction, with or without validation data."
     source: ClassVar[str] = "Harrison, Willes and Snoek 2024, arXiv 2404.11599"
     passes: ClassVar[str] = "1"
-    parameters: ClassVar[str] = "one covariance per class"
     moves_mean: ClassVar[bool] = True
     settled_options: ClassVar[tuple[str, ...]] = ("covariance",)
 
