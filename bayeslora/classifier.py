@@ -75,7 +75,7 @@ from bayeslora.predictions.record import Predictions
 from bayeslora.processes import current, together
 
 if TYPE_CHECKING:
-    from bayeslora.engine.calibrate import SideBySide
+    from bayeslora.metrics.compare import Comparison
 
 
 class Place(TypedDict, total=False):
@@ -119,7 +119,7 @@ class BayesianClassifier:
         plan: What was chosen.
         validation_scores: Scores of the validation rows before and after the last `calibrate`; None
             if there are none.
-        side_by_side: Comparison of posteriors by the last `calibrate`; None if none were compared.
+        side_by_side: Comparison of posteriors by the last `calibrate` with `best`; None without it.
     """
 
     def __init__(
@@ -201,7 +201,7 @@ class BayesianClassifier:
         self._in_memory = False
         self._undecided = False
         self.validation_scores: tuple[Scores, Scores] | None = None
-        self.side_by_side: SideBySide | None = None
+        self.side_by_side: Comparison | None = None
 
     @property
     def adapter(self) -> Adapter:
@@ -792,7 +792,7 @@ class BayesianClassifier:
         self,
         network: Network,
         validation_scores: tuple[Scores, Scores] | None = None,
-        side_by_side: SideBySide | None = None,
+        side_by_side: Comparison | None = None,
     ) -> None:
         self._network = network
         self.validation_scores, self.side_by_side = validation_scores, side_by_side

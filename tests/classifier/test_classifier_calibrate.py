@@ -15,7 +15,7 @@ from bayeslora.engine.cross_validation import split_off
 from bayeslora.engine.data import TrainingData
 from bayeslora.posteriors.types import Features
 
-pytestmark = pytest.mark.usefixtures("beside_nothing")
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 
 def probabilities(path):

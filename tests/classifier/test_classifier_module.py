@@ -10,7 +10,7 @@ from usage import TEST, load, same
 
 import bayeslora as bl
 
-pytestmark = pytest.mark.usefixtures("beside_nothing")
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 TRAIN, HELD = toy_rows(60, seed=3), toy_rows(15, seed=1)
 WORDS = len(tiny_tokenizer())

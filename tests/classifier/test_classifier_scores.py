@@ -13,7 +13,7 @@ from bayeslora.engine.calibrate import prepare_rows
 from bayeslora.engine.data import columns_of
 from bayeslora.posteriors.feature_scores import FEATURE_SCORES
 
-pytestmark = pytest.mark.usefixtures("beside_nothing")
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 ALWAYS = {"logit_variance", "energy", "max_logit"}
 USUAL = ("mahalanobis", "middle_mahalanobis", "unfamiliarity")

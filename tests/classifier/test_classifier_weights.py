@@ -9,7 +9,7 @@ from usage import TEST, fitted, from_transformers, load, new, same
 
 import bayeslora as bl
 
-pytestmark = pytest.mark.usefixtures("beside_nothing")
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 WITH_PLAIN_MEAN = ("swag", "tfb", "blob", "ivon", "scalabl")
 

@@ -12,7 +12,7 @@ from bayeslora.classifier import BayesianClassifier
 from bayeslora.cli import main
 from bayeslora.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("beside_nothing")
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 FRAME = "today {text} is"
 ROWS = toy_rows(24)

@@ -205,7 +205,7 @@ def check_laws(clf, backbone, folder):
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
-@pytest.mark.usefixtures("beside_nothing")  # neither comparison nor intervals are in the record
+@pytest.mark.usefixtures("few_resamples")  # neither comparison nor intervals are in the record
 def test_finished_networks_are_calibrated_or_refused_as_before(
     backbone, golden, adapter, caplog, tmp_path
 ):
