@@ -47,7 +47,7 @@ from bayeslora.adapters.base import Layers, LowRankAdapter
 from bayeslora.adapters.low_rank import Factors, LowRank, check_rank
 from bayeslora.adapters.optimizers import manifold_parameters
 from bayeslora.adapters.site import Site
-from bayeslora.option_checks import Count, CountOrZero, NotNegative, OnlyWith, Positive, Texts
+from bayeslora.option_checks import Count, CountOrZero, NotNegative, Positive, Texts
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,6 @@ class PoLAR(LowRankAdapter):
     source: ClassVar[str] = "Lion, Zhang, Li & He 2025, arXiv 2506.03133"
     parameters: ClassVar[str] = "r (in + out + r) per layer"
     default_lr: ClassVar[float] = 1e-2
-    only_with: ClassVar[OnlyWith] = {
-        "landing_lambda": (("constraint", "landing"), ("constraint", "euclidean-penalty")),
-        "absorb_every": (("constraint", "landing"), ("constraint", "euclidean-penalty")),
-        "max_rotation": (("constraint", "retraction"),),
-    }
-
     r: Count = 8
     alpha: Positive = 32.0
     """The change is multiplied by `alpha / r`."""

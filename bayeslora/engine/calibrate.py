@@ -36,7 +36,6 @@ from bayeslora.engine.build import (
 from bayeslora.engine.card import fit_options, learnt_from, method_name
 from bayeslora.engine.data import (
     check_images,
-    check_pairs,
     classes_for,
     columns_of,
     encode_for,
@@ -108,7 +107,6 @@ def calibrate(
     scores = check_calibration(posterior, feature_scores, hold_out, validated=validated)
     if scores is None and (posterior is None or feature_options.has_one_feature(posterior)):
         scores = tuple(record.feature_scores) or None
-    check_pairs(record, names.get("pair_column"))
     columns = columns_of(record).renamed(**columns_in(names))
     rows = read_labelled(train, columns, record)
     # A point estimate is not fitted to these rows, nor is a temperature with validation rows.

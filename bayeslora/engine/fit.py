@@ -73,7 +73,7 @@ def fit_classifier(
     for name in plan.posterior.settled_options:
         planned["posterior"][name] = getattr(plan.posterior, name)
     identity["weights of the backbone"] = backbone.fingerprint
-    identity["reading"] = {**planned["backbone"], "settings": None}
+    identity["reading"] = planned["backbone"]
 
     # Train: to parts of the rows, whose other rows choose what is open, then to all.
     leads = plan.format == "letters"

@@ -8,11 +8,10 @@ from dataclasses import replace
 import torch
 
 from bayeslora.adapters.registry import no_adapter
-from bayeslora.backbones.embedded import AUTO, QUESTIONS
+from bayeslora.backbones.embedded import QUESTIONS
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.reading import ALL_LAYERS, class_rows, class_words, read_as_asked
 from bayeslora.backbones.template import RAW, Template
-from bayeslora.backbones.tokens import check_max_length
 from bayeslora.checkpoint import ModelRecord, library_versions
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import Examples, class_names
@@ -55,7 +54,7 @@ def zero_shot(
     """
     plan = replace(
         plan,
-        backbone=QUESTIONS if plan.backbone in (None, AUTO) else plan.backbone,
+        backbone=plan.backbone or QUESTIONS,
         adapter=no_adapter(),
         posterior=own_softmax(),
         feature_scores=(),
@@ -180,8 +179,7 @@ def _read(plan: Plan, backbone: Backbone, texts: Examples | None) -> tuple[Backb
     """Return the backbone with all its layers and at the requested depth.
 
     Raises:
-        InputError: The depth needs texts and there are none, or `max_length` is
-            too large.
+        InputError: The depth needs texts and there are none.
     """
     whole, cut = read_as_asked(
         backbone,
@@ -194,5 +192,4 @@ def _read(plan: Plan, backbone: Backbone, texts: Examples | None) -> tuple[Backb
             f"at depth {cut.depth}, zero-shot needs texts (without labels) to read the language "
             "model's answer; give texts, or leave depth out"
         )
-    check_max_length(cut, plan.max_length)
     return whole, cut

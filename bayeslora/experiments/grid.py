@@ -34,7 +34,7 @@ from pydantic import (
     model_validator,
 )
 
-from bayeslora.backbones.embedded import AUTO, QUESTIONS
+from bayeslora.backbones.embedded import QUESTIONS
 from bayeslora.errors import InputError, MissingAssetError, located, unknown_choice
 from bayeslora.io import read_yaml
 from bayeslora.metrics.calibration import NUM_BINS
@@ -147,12 +147,6 @@ def _without_own(options: dict[str, Any]) -> dict[str, Any]:
         if key in _NOT_HERE:
             raise InputError(f"{key} cannot be set here")
     return options
-
-
-def _named_backbones(names: list[str]) -> list[str]:
-    if AUTO in names:
-        raise InputError("'auto' is chosen by `fit` for its rows; name backbones here")
-    return names
 
 
 def distribution(values: Any) -> Any:
@@ -334,7 +328,7 @@ class Grid(_Part):
 
     protocol: Annotated[Name, AfterValidator(_known_protocol)] = "bayeslora"
     tasks: Several[Annotated[Task, BeforeValidator(_named_task)]]
-    backbones: Annotated[Several[Name], AfterValidator(_named_backbones)] = [QUESTIONS]
+    backbones: Several[Name] = [QUESTIONS]
     adapters: Several[Name] = []
     posteriors: Several[Name] = []
     methods: Several[Method] = []

@@ -139,7 +139,7 @@ def test_tensors_that_do_not_belong_are_named(model, file, name, damage):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_members": 2}, "belongs to no member"),
+        ({"num_members": 2}, "got nothing"),
         ({"classes": ["a", "b"]}, "expected ["),
         ({"posterior": {"name": "vblll"}}, "posterior 'vblll' is not built in"),
         ({"adapter": {"name": "polar", "r": 2}}, "expected ["),
