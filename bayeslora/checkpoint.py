@@ -189,10 +189,7 @@ def read_record(directory: str | Path) -> ModelRecord:
         )
     content = _content(path)
     names = {item.name for item in dataclasses.fields(ModelRecord)}
-    try:
-        return ModelRecord(**{name: content[name] for name in content.keys() & names})
-    except TypeError as error:
-        raise InputError(f"{path} is damaged: {error}", code="damaged") from None
+    return ModelRecord(**{name: content[name] for name in content.keys() & names})
 
 
 @dataclass(frozen=True)

@@ -147,24 +147,6 @@ class Catalogue(Mapping[str, type[Any]]):
         """
         return resolve(self.kind, value, self)
 
-    def stored(self, record: Mapping[str, Any]) -> Any:
-        """Return the options of a saved model's method.
-
-        Args:
-            record: Name and options.
-
-        Raises:
-            InputError: No installed package provides it, or an option is not allowed.
-        """
-        name = str(record.get("name"))
-        if name not in self:
-            raise InputError(
-                f"the model's {self.kind} {name!r} is not built in; install the package that "
-                f"provides it, or call bayeslora.register_{self.kind} on its class",
-                code="package",
-            )
-        return resolve(self.kind, record, self)
-
     def provider(self, config: Any) -> dict[str, str]:
         """Return name and version of a method's package; empty for built-in and registered ones."""
         if config.name in self.built_in or config.name in self.registered:

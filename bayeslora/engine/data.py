@@ -62,8 +62,6 @@ def read_for(
     if examples.is_union(data) and not record.tasks:
         raise InputError("the classifier was fitted to one task; pass its rows without a task name")
     if examples.is_union(data):
-        if not data:
-            raise InputError("data by task is empty; name at least one task")
         read_part = partial(read, columns=columns, labels=labels, keep=names, reading=reading)
         return examples.union({task: read_part(rows) for task, rows in data.items()}, record.tasks)
     reading = replace(reading, optional=(examples.TASK,)) if record.tasks else reading

@@ -8,7 +8,7 @@ from typing import Any
 
 from bayeslora import options
 from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.registry import DEFAULT_ADAPTER, resolve_adapter, stored_adapter
+from bayeslora.adapters.registry import DEFAULT_ADAPTER, resolve_adapter
 from bayeslora.backbones.load import Backbone, lasting_name
 from bayeslora.backbones.reading import ALL_LAYERS, Verbaliser
 from bayeslora.backbones.template import RAW, Template
@@ -18,7 +18,7 @@ from bayeslora.errors import InputError
 from bayeslora.option_checks import MAX_LENGTH, Count, Depth, Dtype, Format, Seed, checked
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.feature_scores import feature_scores
-from bayeslora.posteriors.registry import DEFAULT_POSTERIOR, resolve_posterior, stored_posterior
+from bayeslora.posteriors.registry import DEFAULT_POSTERIOR, resolve_posterior
 
 
 @dataclass(frozen=True)
@@ -147,10 +147,10 @@ class Plan:
                 allowed.
         """
         reading = record.backbone
-        adapter = {} if record.adapter is None else {"adapter": stored_adapter(record.adapter)}
+        adapter = {} if record.adapter is None else {"adapter": resolve_adapter(record.adapter)}
         return cls(
             backbone=reading["name"],
-            posterior=stored_posterior(record.posterior),
+            posterior=resolve_posterior(record.posterior),
             dtype=reading["dtype"],
             seed=record.seed,
             max_length=record.max_length,

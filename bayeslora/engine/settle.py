@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -23,9 +22,8 @@ from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import require_tracker
 from bayeslora.engine.training_options import TrainingSettings, default_epochs
 from bayeslora.errors import InputError
-from bayeslora.plain_text import listed
 from bayeslora.posteriors.base import FEW_ROWS, FitFacts, Posterior
-from bayeslora.posteriors.feature_scores import MAHALANOBIS, check_feature_scores, settled_scores
+from bayeslora.posteriors.feature_scores import check_feature_scores, settled_scores
 from bayeslora.posteriors.registry import build_head
 from bayeslora.processes import current
 
@@ -83,7 +81,7 @@ def _training(plan: Plan, data: TrainingData) -> TrainingSettings:
         epochs = partial(default_epochs, posterior, len(data.rows))
         settings = replace(settings, epochs=epochs(validated=validated))
         chooses = settings.cv and posterior.chooses_epoch and adapter.trains_with_head
-        if chooses and any(len(fold.unseen) for fold in divided(*data.train, settings)):
+        if chooses and divided(*data.train, settings):
             number = epochs(validated=False, cross_validated=True)
             settings = replace(settings, epochs=number, choose_epochs=True)
     return settings
@@ -123,8 +121,8 @@ def by_backbone(
     return plan, whole, backbone
 
 
-def say_settled(chosen: Plan, settled: Plan, data: TrainingData) -> None:
-    """Log what was left open, and what it became, and name classes of a single row."""
+def say_settled(chosen: Plan, settled: Plan) -> None:
+    """Log what was left open, and what it became."""
     words = [
         f"{name} {getattr(settled.training, name)}"
         for name in settled.training.unset
@@ -138,13 +136,6 @@ def say_settled(chosen: Plan, settled: Plan, data: TrainingData) -> None:
         words.append(f"template {settled.template and settled.template.frame!r}")
     if words:
         logger.info("by default: %s", ", ".join(words))
-    rows = data.rows
-    alone = [str(name) for name, count in Counter(rows.labels).items() if count == 1]
-    if alone and rows.choices is None:
-        logger.warning(
-            "%s: only one row in %d of %d classes: %s",
-            *(rows.source, len(alone), len(data.classes), listed(alone)),
-        )
 
 
 def _read(plan: Plan, data: TrainingData, loaded: Backbone) -> tuple[Backbone, Backbone]:
@@ -183,14 +174,8 @@ def check_fit(plan: Plan, data: TrainingData) -> None:
         _check_shared(plan.adapter, posterior)
     # Refuses fewer rows or groups than parts.
     strata = data.rows.strata(data.train[1].numpy())
-    held_out_parts(strata, plan.training.cv, plan.training.seed, groups=data.rows.groups)
+    held_out_parts(strata, plan.training.cv, plan.training.seed, data.rows.groups)
     check_feature_scores(plan.feature_scores, posterior)
-    distinct = {*zip(data.rows.input_numbers.tolist(), data.rows.labels, strict=True)}
-    if MAHALANOBIS & {*(plan.feature_scores or ())} and len(distinct) <= len(data.classes):
-        raise InputError(
-            "Mahalanobis distances need a class with different texts, but every class has only "
-            "one text; leave that feature score out, or give more rows"
-        )
     if plan.format == "options":
         build_head(posterior, 2, 1, shared=True)  # refused before the backbone is loaded
     posterior.check_fit(fit_facts(plan, data))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
@@ -31,7 +30,6 @@ from bayeslora.io import (
     remove,
     write_json,
 )
-from bayeslora.plain_text import counted
 from bayeslora.processes import current
 
 if TYPE_CHECKING:
@@ -91,15 +89,6 @@ class Training:
         """
         starts_over = self.plan.posterior.starts_over(adapter_trains=True)
         return self.prior is not None and starts_over and not self.prior.leads
-
-    @property
-    def summary(self) -> str:
-        """Numbers of rows, epochs and steps, such as `30 rows, 2 epochs of 4 steps: 8 steps`."""
-        epochs = counted(self.settings.epochs, "epoch")
-        at_most = "" if self.validation is None else " at most"
-        steps = counted(math.ceil(self.num_train / self.settings.batch_size), "step")
-        rows, total = counted(self.num_train, "row"), counted(self.num_steps, "step")
-        return f"{rows}, {epochs}{at_most} of {steps}: {total}"
 
     def figures(self) -> dict[str, float]:
         """Return the figures of the adapter's companion, if it has one, on the training rows."""
@@ -211,14 +200,12 @@ def _cosine(share: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * min(share, 1.0)))
 
 
-logger = logging.getLogger(__name__)
-
 _CHECKPOINT_FORMAT = 3
 """1 was a directory per epoch; 2 had other names of tensors."""
 
 
 def read_checkpoint(directory: Path | None) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Return the checkpoint of a network's directory; None if there is none that can be read.
+    """Return the checkpoint of a network's directory; None if there is none.
 
     Returns:
         Tensors by name, and everything else, JSON-ready.
@@ -226,13 +213,9 @@ def read_checkpoint(directory: Path | None) -> tuple[dict[str, Tensor], dict[str
     path = None if directory is None else directory / CHECKPOINT
     if path is None or not path.is_file():
         return None
-    try:
-        with open_tensors(path) as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, json.loads(file.metadata()["state"])
-    except InputError as error:
-        logger.warning("%s; training starts over", error)
-        return None
+    with open_tensors(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return tensors, json.loads(file.metadata()["state"])
 
 
 def write_checkpoint(

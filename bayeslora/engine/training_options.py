@@ -52,7 +52,7 @@ class TrainingSettings(Options):
     validation rows (without an adapter from 257 rows on), else 0."""
     keep_folds: bool = False
     """Whether to keep the networks of the folds as an ensemble, with a pass each, instead of one
-    network; auto then means five folds."""
+    network."""
     hold_out: BelowOne = 0.0
     """Share of the training rows to use as validation rows, stratified by class, instead of
     validation data and cross-validation."""

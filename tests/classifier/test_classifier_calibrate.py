@@ -38,13 +38,6 @@ def test_a_new_last_layer_is_exported_to_where_the_old_one_served(tmp_path, fami
     assert (tmp_path / "served" / "README.md").is_file()
 
 
-def test_a_posterior_that_keeps_the_mean_exports_nothing_new(foreign, tmp_path):
-    clf = from_transformers(foreign, "laplace").calibrate(toy_rows(30))
-    with refused("input", "laplace"):
-        clf.export_merged(tmp_path / "served")
-    assert not (tmp_path / "served").exists()
-
-
 @pytest.mark.parametrize("structure", ["kron", "full"])
 def test_the_mean_of_a_foreign_classifier_is_the_classifier(foreign, tmp_path, structure):
     clf = from_transformers(foreign, f"laplace:structure={structure}").calibrate(toy_rows(30))

@@ -118,11 +118,6 @@ def test_a_saved_posterior_needs_its_module_again(tmp_path):
     assert "tokens per text" not in card
 
 
-def test_other_models_take_no_module(model):
-    with refused("input", "from_module"):
-        load(model, module=Net(), encode=encode)
-
-
 @pytest.mark.parametrize(
     ("kind", "named"),
     [

@@ -5,7 +5,7 @@ from refusal import refused
 
 from bayeslora import GVBLL, NUTS, VBLL, Laplace, MCDropout
 from bayeslora.options import as_mapping
-from bayeslora.posteriors.registry import stored_posterior
+from bayeslora.posteriors.registry import resolve_posterior
 
 
 @pytest.mark.parametrize(
@@ -27,4 +27,4 @@ def test_records_of_dropped_families_are_refused():
     record = as_mapping(VBLL(covariance="dense"))
     for family in ("diagonal", "full", "low_rank"):
         with refused("option", family):
-            stored_posterior(record | {"covariance": family})
+            resolve_posterior(record | {"covariance": family})
