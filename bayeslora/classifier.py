@@ -36,7 +36,7 @@ from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import data_hash, is_union
 from bayeslora.data.read import are_labels, read
 from bayeslora.engine import load
-from bayeslora.engine.card import fit_words, method_name, model_card
+from bayeslora.engine.card import fit_words, model_card
 from bayeslora.engine.data import TrainingData, columns_of, read_for, read_labelled, stream_for
 from bayeslora.engine.network import Network, say_fitted_to
 from bayeslora.engine.pieces import (
@@ -504,15 +504,9 @@ class BayesianClassifier:
         `relative_norm` and `stable_rank`, and the factors' `drift` from orthogonality.
 
         Raises:
-            InputError: Nothing is fitted, or the network has no bayeslora adapters.
+            InputError: Nothing is fitted.
         """
-        network = self.network
-        if not network.is_adapted:
-            raise InputError(
-                f"{method_name(self.record)} has no bayeslora adapter, so none of its weights were "
-                "changed"
-            )
-        spectra = []
+        network, spectra = self.network, []
         try:
             for member in network.members:
                 network.load_trained_state(member)

@@ -172,7 +172,7 @@ def _fitted(
             for key in ("accuracy", "nll", "ece")
         }
         nll = [each["nll"].value for each in scores]
-        if nll[1] > nll[0]:
+        if nll[1] - nll[0] >= 0.0005:  # which three digits show
             logger.warning(
                 "on the validation rows, the NLL with posterior %r, %.3f nats, is above that "
                 "before, %.3f",

@@ -14,7 +14,6 @@ from bayeslora.backbones.reading import ALL_LAYERS, Verbaliser
 from bayeslora.backbones.template import RAW, Template
 from bayeslora.checkpoint import ADAPTED, ModelRecord
 from bayeslora.engine.training_options import CHOSEN, TrainingSettings
-from bayeslora.errors import InputError
 from bayeslora.option_checks import MAX_LENGTH, Count, Depth, Dtype, Format, Seed, checked
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.feature_scores import feature_scores
@@ -69,11 +68,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Check every choice and convert it to its type."""
-        if not isinstance(self.backbone, str | None):
-            raise InputError(
-                f"backbone must be a name, a path or a Backbone, got {self.backbone!r}"
-            )
         kinds = {
+            "backbone": str | None,
             "dtype": Dtype,
             "depth": Depth | None,
             "verbaliser": Verbaliser | None,

@@ -138,7 +138,7 @@ def test_tensors_that_do_not_belong_are_named(model, file, name, damage):
     [
         ({"num_members": 2}, "got nothing"),
         ({"classes": ["a", "b"]}, "expected ["),
-        ({"posterior": {"name": "vblll"}}, "posterior 'vblll' is not built in"),
+        ({"posterior": {"name": "vblll"}}, "unknown posterior 'vblll'"),
         ({"adapter": {"name": "polar", "r": 2}}, "expected ["),
         ({"format_version": 2}, "has format version 2"),
     ],
