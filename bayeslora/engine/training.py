@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
@@ -200,12 +201,14 @@ def _cosine(share: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * min(share, 1.0)))
 
 
+logger = logging.getLogger(__name__)
+
 _CHECKPOINT_FORMAT = 3
 """1 was a directory per epoch; 2 had other names of tensors."""
 
 
 def read_checkpoint(directory: Path | None) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Return the checkpoint of a network's directory; None if there is none.
+    """Return the checkpoint of a network's directory; None if there is none that can be read.
 
     Returns:
         Tensors by name, and everything else, JSON-ready.
@@ -213,9 +216,13 @@ def read_checkpoint(directory: Path | None) -> tuple[dict[str, Tensor], dict[str
     path = None if directory is None else directory / CHECKPOINT
     if path is None or not path.is_file():
         return None
-    with open_tensors(path) as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return tensors, json.loads(file.metadata()["state"])
+    try:
+        with open_tensors(path) as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, json.loads(file.metadata()["state"])
+    except InputError as error:
+        logger.warning("%s; training starts over", error)
+        return None
 
 
 def write_checkpoint(
