@@ -398,24 +398,19 @@ def known(network: Network, rows: Examples, *, to_fit: bool = False) -> Known:
     return rows, texts, feature_rows(network, texts)
 
 
-def answers(network: Network, rows: Known, num_samples: int | None = None) -> Predictions:
-    """Return the predictions of rows with known features."""
-    drawing = Drawing.of(network.posterior, num_samples=num_samples)
-    examples, texts, features = rows
-    passes = num_passes(network.posterior, num_samples, len(network.members))
-    total = passes * len(examples)
-    with progress_bar("predict", total, shown=network.progress, unit="text") as advance:
-        return predict_texts(network, examples, texts, drawing, advance=advance, features=features)
-
-
 def scores_of(network: Network, rows: Known) -> Scores:
     """Return the scores of labelled rows; an unfitted posterior is scored at its mean."""
     from bayeslora.metrics.evaluate import evaluate
 
-    is_fitted = bool(network.record.num_train)
-    return evaluate(
-        answers(network if is_fitted else with_posterior(network, registry.own_softmax()), rows)
-    )
+    if not network.record.num_train:
+        network = with_posterior(network, registry.own_softmax())
+    examples, texts, features = rows
+    drawing = Drawing.of(network.posterior)
+    total = num_passes(network.posterior, None, len(network.members)) * len(examples)
+    with progress_bar("predict", total, shown=network.progress, unit="text") as advance:
+        return evaluate(
+            predict_texts(network, examples, texts, drawing, advance=advance, features=features)
+        )
 
 
 FEWEST_EXAMPLES = 20

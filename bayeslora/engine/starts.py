@@ -312,10 +312,10 @@ def class_prior(
     whole: Backbone,
     classes: Sequence[str],
     verbaliser: Verbaliser | None,
-    examples: Examples | None = None,
+    examples: Examples,
     *,
-    at_once: bool = True,
-    leads: bool = False,
+    at_once: bool,
+    leads: bool,
 ) -> ClassPrior | None:
     """Return a backbone's rows for the classes, or None if the prior mean is zero.
 
@@ -334,8 +334,7 @@ def class_prior(
     Raises:
         InputError: The words are not allowed, or the backbone has no language-model head.
     """
-    few = examples is not None and len(examples) <= FEW_ROWS
-    by_default = at_once and few and _is_at_hand(whole, classes)
+    by_default = at_once and len(examples) <= FEW_ROWS and _is_at_hand(whole, classes)
     if verbaliser == "none" or (verbaliser is None and not by_default):
         return None
     mapping = verbaliser if isinstance(verbaliser, Mapping) else {}

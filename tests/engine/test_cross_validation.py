@@ -304,8 +304,6 @@ def first_fold(backbone):
     [
         ({"cv": 0}, ("clash", "cv")),
         ({"cv": 2, "posterior": "laplace"}, ("clash", "laplace")),
-        ({"cv": 2, "posterior": "ensemble"}, ("clash", "ensemble")),
-        ({"cv": 2, "keep_folds": 1}, ("option", "keep_folds")),
     ],
 )
 def test_folds_that_cannot_be_kept_are_refused_before_anything_is_loaded(options, named):
