@@ -241,7 +241,8 @@ def check_takes(network: Network, config: Posterior) -> None:
     # Gates that belong to the adapter stay with it.
     gated = network.companion is None and any(site.is_gated for site in sites)
     gated_by = network.posterior.name if gated else ""
-    check_last_layer(config, adapted=network.is_adapted, gated_by=gated_by)
+    adapted = bool(sites) or network.companion is not None
+    check_last_layer(config, adapted=adapted, gated_by=gated_by)
     if record.adapter is not None and record.backbone["kind"] == ADAPTED:
         check_combination(network.plan.adapter, config)
     registry.check_factors(config, low_rank=all(site.has_factors for site in sites))

@@ -26,8 +26,6 @@ _KINDS = {
 }
 """Title of the card and task on the hub, by what a row is."""
 
-_SCORE_NAMES = {"nll": "NLL in nats", "ece": "ECE"}
-
 
 def rendered(template: str, **facts: Any) -> str:
     """Return a Markdown file for a model's directory, from a template beside this file."""
