@@ -233,9 +233,10 @@ def encode_for(
     """
     classes = tuple(record.classes)
     format, images = format_of(record), columns_of(record).images
-    check_images(rows, images=images)
-    check_questions(format, classes, rows)
-    classes = classes_for(record, most_options(rows))
+    if images or rows.images or format is not None or rows.choices is not None:
+        check_images(rows, images=images)
+        check_questions(format, classes, rows)
+        classes = classes_for(record, most_options(rows))
     foreign = record.backbone["kind"] != ADAPTED
     indexed = foreign and not any(name.lstrip("-").isdecimal() for name in classes)
     return examples.encode_labels(rows, classes, unknown=unknown, indexed=indexed)
