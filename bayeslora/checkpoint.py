@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bayeslora.errors import InputError, first_line
+from bayeslora.errors import InputError
 from bayeslora.foreign import reading
 from bayeslora.io import (
     FILES,
@@ -68,8 +68,7 @@ class ModelRecord:
     """The content of `bayeslora.json`.
 
     Attributes:
-        backbone: `name`, `fingerprint`, `dtype`, `kind` (`ADAPTED`, `FOREIGN` or `MODULE`), and
-            the `settings` of its architecture.
+        backbone: `name`, `fingerprint`, `dtype`, and `kind` (`ADAPTED`, `FOREIGN` or `MODULE`).
         posterior: Name and options.
         classes: Class names in index order.
         columns: Data columns: `text`, `label`, `pair`.
@@ -190,10 +189,7 @@ def read_record(directory: str | Path) -> ModelRecord:
         )
     content = _content(path)
     names = {item.name for item in dataclasses.fields(ModelRecord)}
-    try:
-        return ModelRecord(**{name: content[name] for name in content.keys() & names})
-    except TypeError as error:
-        raise InputError(f"{path} is damaged: {error}", code="damaged") from None
+    return ModelRecord(**{name: content[name] for name in content.keys() & names})
 
 
 @dataclass(frozen=True)
@@ -203,14 +199,12 @@ class FileState:
     Attributes:
         name: Path relative to the directory, with forward slashes.
         size: In bytes; None if the file is missing.
-        state: `ok`, `changed`, `missing`, or `not listed`.
-        problem: Description of the problem; empty if there is none.
+        state: `ok`, `changed` (another size or SHA-256), `missing`, or `not listed`.
     """
 
     name: str
     size: int | None
     state: Literal["ok", "changed", "missing", "not listed"]
-    problem: str = ""
 
 
 def verify_model(directory: str | Path) -> list[FileState]:
@@ -232,11 +226,9 @@ def verify_model(directory: str | Path) -> list[FileState]:
 
 def _state(path: Path, name: str, expected: Mapping[str, Any]) -> FileState:
     if not path.is_file():
-        return FileState(name, None, "missing", "is missing")
+        return FileState(name, None, "missing")
     listing = _listing(path)
-    is_ok = listing == expected
-    problem = "was changed after the model was saved (its size or SHA-256 differs)"
-    return FileState(name, listing["size"], "ok" if is_ok else "changed", "" if is_ok else problem)
+    return FileState(name, listing["size"], "ok" if listing == expected else "changed")
 
 
 def _listing(path: Path) -> dict[str, Any]:
@@ -249,10 +241,10 @@ def _listing(path: Path) -> dict[str, Any]:
 def refuse_damage(directory: str | Path, states: Sequence[FileState]) -> None:
     """Raise InputError for the first damaged file of a model directory."""
     for state in states:
-        if state.problem:
+        if state.state in ("changed", "missing"):
             raise InputError(
-                f"{directory} is damaged: {state.name} {state.problem}; `bayeslora info MODEL "
-                "--verify` lists all files",
+                f"{directory} is damaged: {state.name} is {state.state} (`bayeslora info MODEL "
+                "--verify` lists all files)",
                 code="damaged",
             )
 
@@ -302,13 +294,8 @@ def local_directory(source: str | Path) -> str | Path:
         return source
     from huggingface_hub import snapshot_download
 
-    try:
+    with reading(f"{name} is neither a directory nor a model on the Hugging Face hub"):
         return snapshot_download(name, allow_patterns=_READ)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{name} is neither a directory nor a model on the Hugging Face hub: "
-            f"{first_line(error)}; for a private model run `hf auth login`"
-        ) from None
 
 
 def upload(directory: Path, repo_id: str, *, private: bool | None, message: str) -> str:

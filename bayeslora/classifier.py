@@ -18,7 +18,7 @@ from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.low_rank import spectrum
 from bayeslora.adapters.registry import DEFAULT_ADAPTER
 from bayeslora.adapters.site import SiteSpectrum
-from bayeslora.backbones.embedded import AUTO, directories
+from bayeslora.backbones.embedded import directories
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.reading import Verbaliser
 from bayeslora.backbones.sequence import wrap_module
@@ -36,7 +36,7 @@ from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import data_hash, is_union
 from bayeslora.data.read import are_labels, read
 from bayeslora.engine import load
-from bayeslora.engine.card import fit_words, method_name, model_card
+from bayeslora.engine.card import fit_words, model_card
 from bayeslora.engine.data import TrainingData, columns_of, read_for, read_labelled, stream_for
 from bayeslora.engine.network import Network, say_fitted_to
 from bayeslora.engine.pieces import (
@@ -75,7 +75,7 @@ from bayeslora.predictions.record import Predictions
 from bayeslora.processes import current, together
 
 if TYPE_CHECKING:
-    from bayeslora.engine.calibrate import SideBySide
+    from bayeslora.metrics.compare import Comparison
 
 
 class Place(TypedDict, total=False):
@@ -119,7 +119,7 @@ class BayesianClassifier:
         plan: What was chosen.
         validation_scores: Scores of the validation rows before and after the last `calibrate`; None
             if there are none.
-        side_by_side: Comparison of posteriors by the last `calibrate`; None if none were compared.
+        side_by_side: Comparison of posteriors by the last `calibrate` with `best`; None without it.
     """
 
     def __init__(
@@ -141,17 +141,17 @@ class BayesianClassifier:
 
         Args:
             backbone: A short name (`minilm`, `smollm2-135m`, `dinov2-s`), a directory, a hub id, or
-                a loaded `Backbone`, which several classifiers may share. `"auto"` takes the
-                installed one of these names on whose frozen features a last layer has the lowest
-                NLL on held-out rows, in seconds. None takes `minilm` for texts, `smollm2-135m` for
-                questions, a verbaliser and `zero_shot`, and `dinov2-s` for images.
+                a loaded `Backbone`, which several classifiers may share. None takes `minilm` for
+                texts, `smollm2-135m` for questions, a verbaliser and `zero_shot`, and `dinov2-s`
+                for images.
             adapter: `LoRA(...)`, `PoLAR(...)`, a name, or `name:key=value,…`; `none` fits only the
                 last layer, in seconds.
             posterior: `VBLL(...)`, `Laplace(...)` and so on, a name, or `name:key=value,…`.
             seed: Seed of the adapter's initialisation, the row order and all draws.
-            max_length: Maximum tokens per text, template included, 128 by default; at most the
-                model's number of positions. Images are scaled to the largest square with this many
-                patches and class tokens, such as 56 × 56 pixels for 17 tokens with patches of 14.
+            max_length: Maximum tokens per text, template included, 128 by default; no more than the
+                model's number of positions are read. Images are scaled to the largest square with
+                this many patches and class tokens, such as 56 × 56 pixels for 17 tokens with
+                patches of 14.
             depth: Number of backbone layers to use, or a share such as 0.8. The layers above are
                 dropped, and adapters sit on the upper remaining layers. None uses 0.8 of a
                 decoder's layers (0.93 without adapters), since its last layers specialise in
@@ -201,7 +201,7 @@ class BayesianClassifier:
         self._in_memory = False
         self._undecided = False
         self.validation_scores: tuple[Scores, Scores] | None = None
-        self.side_by_side: SideBySide | None = None
+        self.side_by_side: Comparison | None = None
 
     @property
     def adapter(self) -> Adapter:
@@ -504,15 +504,9 @@ class BayesianClassifier:
         `relative_norm` and `stable_rank`, and the factors' `drift` from orthogonality.
 
         Raises:
-            InputError: Nothing is fitted, or the network has no bayeslora adapters.
+            InputError: Nothing is fitted.
         """
-        network = self.network
-        if not network.is_adapted:
-            raise InputError(
-                f"{method_name(self.record)} has no bayeslora adapter, so none of its weights were "
-                "changed"
-            )
-        spectra = []
+        network, spectra = self.network, []
         try:
             for member in network.members:
                 network.load_trained_state(member)
@@ -792,7 +786,7 @@ class BayesianClassifier:
         self,
         network: Network,
         validation_scores: tuple[Scores, Scores] | None = None,
-        side_by_side: SideBySide | None = None,
+        side_by_side: Comparison | None = None,
     ) -> None:
         self._network = network
         self.validation_scores, self.side_by_side = validation_scores, side_by_side
@@ -808,13 +802,10 @@ class BayesianClassifier:
         return network
 
     def _load_backbone(self, name: str) -> Backbone:
-        """Return the backbone of a name, which is kept unless it is one of several to compare."""
-        if self._backbone is not None and self._backbone.name == name:
-            return self._backbone
-        loaded = load_backbone(name, dtype=self.plan.dtype, **self._place)
-        if self.plan.backbone != AUTO:
-            self._backbone = loaded
-        return loaded
+        """Return the backbone of a name, which is kept for another fit."""
+        if self._backbone is None or self._backbone.name != name:
+            self._backbone = load_backbone(name, dtype=self.plan.dtype, **self._place)
+        return self._backbone
 
 
 def _files(*data: Any) -> list[str | Path]:

@@ -47,7 +47,7 @@ from numpy.typing import NDArray
 from bayeslora import options
 from bayeslora.errors import InputError
 from bayeslora.held_out import check_classes, fitting_rows, held_out, settled_order, with_gaps
-from bayeslora.option_checks import CountOrZero, NotNegative, OnlyWith, Options, Seed, Share
+from bayeslora.option_checks import CountOrZero, NotNegative, Options, Seed, Share
 from bayeslora.plain_text import listed
 from bayeslora.predictions.collection import PredictionsLike
 from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading
@@ -238,7 +238,6 @@ class APS(ConformalPredictor):
     """Seed of the random parts."""
 
     name: ClassVar[str] = "aps"
-    only_with: ClassVar[OnlyWith] = {"seed": (("randomised", True),)}
     summary: ClassVar[str] = "the most probable classes up to a total; larger sets for hard rows"
     source: ClassVar[str] = "Romano, Sesia and Candes 2020, arXiv 2006.02544"
 

@@ -63,9 +63,6 @@ KINDS = ("text-classification", "multiple-choice")
 MAX_LENGTH = 128
 """Default of the maximum tokens per text."""
 
-OnlyWith = Mapping[str, tuple[tuple[str, object], ...]]
-"""Options that need another option, by name: pairs of the other's name and value."""
-
 
 class _OrOne:
     """Makes pydantic accept a single text or number as a tuple of one."""
@@ -94,6 +91,8 @@ Texts = Annotated[tuple[Text, ...], MinLen(1), _OrOne()]
 Strengths = Annotated[tuple[Annotated[float, Interval(ge=0, le=10)], ...], MinLen(1), _OrOne()]
 """Strengths of perturbations."""
 
+Depth = Annotated[int, Interval(ge=1)] | Annotated[float, Interval(gt=0, le=1)]
+"""Number of layers, or a share of them; 1.0 is all."""
 Dtype = Literal["auto", "float32", "bfloat16"]
 Link = Literal["mc", "probit", "bridge"]
 Format = Literal["letters", "options"]

@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import UserDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pkgutil import resolve_name
 from typing import Any, TypeVar
@@ -147,24 +147,6 @@ class Catalogue(Mapping[str, type[Any]]):
         """
         return resolve(self.kind, value, self)
 
-    def stored(self, record: Mapping[str, Any]) -> Any:
-        """Return the options of a saved model's method.
-
-        Args:
-            record: Name and options.
-
-        Raises:
-            InputError: No installed package provides it, or an option is not allowed.
-        """
-        name = str(record.get("name"))
-        if name not in self:
-            raise InputError(
-                f"the model's {self.kind} {name!r} is not built in; install the package that "
-                f"provides it, or call bayeslora.register_{self.kind} on its class",
-                code="package",
-            )
-        return resolve(self.kind, record, self)
-
     def provider(self, config: Any) -> dict[str, str]:
         """Return name and version of a method's package; empty for built-in and registered ones."""
         if config.name in self.built_in or config.name in self.registered:
@@ -238,28 +220,7 @@ def resolve(kind: str, value: object, choices: Mapping[str, type[Any]]) -> Any:
         for key in chosen:
             if key not in option_names(cls):
                 raise unknown_choice("option", str(key), option_names(cls))
-        config = cls(**chosen)
-        if isinstance(value, str):  # typed by a user; records and mappings state all options
-            refuse_idle(config, chosen)
-    return config
-
-
-def refuse_idle(config: Any, names: Iterable[str]) -> None:
-    """Raise InputError if an option that was set has no effect beside the others.
-
-    Args:
-        config: The options. `only_with` of its class lists options that need another: by the
-            option's name, pairs of another's name and value, any of which suffices.
-        names: The options that were set; defaults are allowed.
-    """
-    needs: Mapping[str, tuple[tuple[str, object], ...]] = getattr(config, "only_with", {})
-    for name in names:
-        pairs = needs.get(name, ())
-        is_default = getattr(config, name) == getattr(type(config), name, None)
-        has_effect = any(getattr(config, option) == value for option, value in pairs)
-        if pairs and not is_default and not has_effect:
-            requirement = " or ".join(f"{option}={value}" for option, value in pairs)
-            raise InputError(f"{name} has no effect without {requirement}", code="no-effect")
+        return cls(**chosen)
 
 
 def as_mapping(config: Any) -> dict[str, Any]:

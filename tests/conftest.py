@@ -125,17 +125,6 @@ def blank_figures():
         yield
 
 
-@pytest.fixture(scope="module")
-def beside_nothing(few_resamples):
-    """Skip the comparison of calibrations with other posteriors; score them with few resamples.
-
-    Both together are most of a calibration's work.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bayeslora.engine.calibrate.beside_others", lambda *_: None)
-        yield
-
-
 @pytest.fixture
 def terminal(monkeypatch):
     """Make the stream captured by `capsys` a terminal, which shows progress bars."""

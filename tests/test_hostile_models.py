@@ -19,7 +19,6 @@ from tiny import tiny_bert, tiny_classifier, tiny_llama
 
 from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.sequence import load_sequence_classifier, merged_classifier
-from bayeslora.backbones.tokens import tokenise
 from bayeslora.errors import InputError
 
 WEIGHTS, ADAPTER, CONFIG = "model.safetensors", "adapter_model.safetensors", "config.json"
@@ -103,17 +102,6 @@ def lose(state):
     del state[max(state)]
 
 
-def more_words(folder):
-    """Add words beyond the embedding to the tokenizer."""
-    path = folder / "tokenizer.json"
-    content = json.loads(path.read_text())
-    vocabulary = content["model"]["vocab"]
-    content["model"]["vocab"] = {
-        word: number + 1000 * (not word.startswith("[")) for word, number in vocabulary.items()
-    }
-    path.write_text(json.dumps(content))
-
-
 BACKBONE = {
     **{
         f"quantised: {method}": value(CONFIG, "quantization_config", json.dumps(config))
@@ -195,14 +183,6 @@ def test_so_are_those_of_a_checkpoints_base(tmp_path):
     cut(tmp_path / "base")
     with refused("input", "encoder.layer.1"):
         merged_classifier(str(path))
-
-
-def test_tokens_beyond_the_embedding_are_refused(copied):
-    path = copied("llama")
-    more_words(path)
-    backbone = load_backbone(str(path), device="cpu")
-    with refused("input", "tokens"):
-        tokenise(backbone, ["the cat"], max_length=8)
 
 
 PEFT = {

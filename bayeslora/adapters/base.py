@@ -12,7 +12,6 @@ from bayeslora.option_checks import (
     BelowOne,
     Count,
     NotNegative,
-    OnlyWith,
     Options,
     Pooling,
     Positive,
@@ -98,7 +97,6 @@ class Adapter(Options):
         use: When to choose it, in one sentence; empty where that is not said.
         source: Of the method.
         default_lr: Learning rate where none is given.
-        only_with: Options that have no effect without another.
         has_sites: Whether modules of ours stand in the place of linear layers.
         has_factors: Whether these are low-rank, so that a posterior can be over their factors.
         has_dropout: Whether the adapter has a dropout of its own.
@@ -114,7 +112,6 @@ class Adapter(Options):
     use: ClassVar[str] = ""
     source: ClassVar[str]
     default_lr: ClassVar[float] = 0.0
-    only_with: ClassVar[OnlyWith] = {}
 
     has_sites: ClassVar[bool] = True
     has_factors: ClassVar[bool] = False

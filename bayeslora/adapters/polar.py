@@ -46,7 +46,7 @@ from bayeslora.adapters.base import Layers, LowRankAdapter
 from bayeslora.adapters.low_rank import Factors, LowRank, check_rank
 from bayeslora.adapters.optimizers import manifold_parameters
 from bayeslora.adapters.site import Site
-from bayeslora.option_checks import Count, CountOrZero, NotNegative, OnlyWith, Positive, Texts
+from bayeslora.option_checks import Count, CountOrZero, NotNegative, Positive, Texts
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,6 @@ class PoLAR(LowRankAdapter):
     )
     source: ClassVar[str] = "Lion, Zhang, Li & He 2025, arXiv 2506.03133"
     default_lr: ClassVar[float] = 1e-2
-    only_with: ClassVar[OnlyWith] = {
-        "landing_lambda": (("constraint", "landing"),),
-        "absorb_every": (("constraint", "landing"),),
-        "max_rotation": (("constraint", "retraction"),),
-    }
-
     r: Count = 8
     alpha: Positive = 32.0
     """The change is multiplied by `alpha / r`."""

@@ -27,7 +27,6 @@ CATALOGUE = Catalogue("adapter", ADAPTERS, Adapter)
 """Every adapter by name, including those of other packages."""
 
 resolve_adapter = CATALOGUE.resolve
-stored_adapter = CATALOGUE.stored
 provider = CATALOGUE.provider
 
 

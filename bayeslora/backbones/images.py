@@ -54,16 +54,9 @@ class ImageReader:
         mean, std = settings.get(_KEYS[0]) or _MEAN, settings.get(_KEYS[1]) or _STD
         return cls(tuple(mean), tuple(std))
 
-    def save_pretrained(self, directory: str | Path, *, side: int | None = None) -> None:
-        """Write the file that `of` reads.
-
-        Args:
-            directory: Directory of a model.
-            side: Width and height of its images, to write a whole image processor of transformers.
-        """
-        content: dict[str, Any] = dict(zip(_KEYS, map(list, (self.mean, self.std)), strict=True))
-        if side is not None:
-            content |= _PROCESSOR | {"size": {"height": side, "width": side}}
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write the file that `of` reads to the directory of a model."""
+        content = {_KEYS[0]: self.mean, _KEYS[1]: self.std}
         (Path(directory) / READER_FILE).write_text(json.dumps(content, indent=2), encoding="utf-8")
 
     def scaled(self, pixels: NDArray[np.uint8]) -> Tensor:
@@ -74,15 +67,6 @@ class ImageReader:
 
 
 _KEYS = ("image_mean", "image_std")
-_PROCESSOR = {
-    "image_processor_type": "ViTImageProcessor",
-    "do_convert_rgb": True,
-    "do_resize": True,
-    "resample": 3,  # bicubic, as in `read_pixels`
-    "do_rescale": True,
-    "rescale_factor": 1 / 255,
-    "do_normalize": True,
-}
 
 
 @dataclass(frozen=True)

@@ -171,16 +171,8 @@ class OptionsEncoder(Encoder):
         advance: Callable[[int], object] = lambda _: None,
         keep: bool = False,
     ) -> PreparedTexts:
-        """Tokenise questions with their options; see `Encoder.prepare`.
-
-        Raises:
-            InputError: There are no options.
-        """
-        if choices is None:
-            raise InputError(
-                "the model expects questions with options, but the data has texts without options"
-            )
-        tokens = _read(self.backbone, texts, pairs, choices, self.max_length)
+        """Tokenise questions with their options; see `Encoder.prepare`."""
+        tokens = _read(self.backbone, texts, pairs, choices or (), self.max_length)
         if available is not None:
             tokens = replace(tokens, num_options=available.shape[1])
         return self.with_prefix(tokens, {}, rows, advance, keep=keep)

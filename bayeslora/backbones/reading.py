@@ -22,7 +22,6 @@ from bayeslora.backbones.load import Backbone, source_of
 from bayeslora.backbones.template import DEFAULT_FRAME, DEFAULT_PAIR_FRAME, RAW, Template
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.foreign import find_layers
-from bayeslora.option_checks import is_number
 
 DEFAULT_SHARE, DEFAULT_FROZEN_SHARE = 0.8, 0.93
 """Default shares of a decoder's layers: with adapters, which replace the work of the upper layers,
@@ -31,16 +30,6 @@ and without; see reports/archive/reading."""
 
 ALL_LAYERS = 1.0
 """The depth of a whole backbone, even of one whose layers are not one list."""
-
-
-def check_depth(depth: object) -> None:
-    """Raise InputError unless a depth is layers >= 1 or a share of them in (0, 1]."""
-    if not is_number(depth) or not (depth >= 1 if isinstance(depth, int) else 0 < depth <= 1):
-        raise InputError(
-            "depth must be a number of layers >= 1 or a fraction such as 0.8 (1.0 is all layers), "
-            f"got {depth!r}",
-            options=("depth",),
-        )
 
 
 def num_layers(backbone: Backbone) -> int:
@@ -86,7 +75,6 @@ def resolve_depth(backbone: Backbone, depth: float) -> int:
     Raises:
         InputError: It exceeds the backbone's layers.
     """
-    check_depth(depth)
     total = num_layers(backbone)
     layers = int(depth) if isinstance(depth, int) else max(1, round(depth * total))
     if layers > total:
@@ -171,19 +159,6 @@ Verbaliser = Mapping[str, str] | Literal["names", "none"]
 
 # "comp.sys.mac", "sci_med", "SciTech" and "LABEL_1" are several words each.
 _WORD = re.compile(r"[^\W\d_]+?(?=[A-Z][a-z])|[^\W\d_]+|\d+")
-
-
-def check_verbaliser(verbaliser: object) -> None:
-    """Raise InputError unless it is `names`, `none` or words by class name."""
-    if isinstance(verbaliser, str) and verbaliser in ("names", "none"):
-        return
-    if not isinstance(verbaliser, Mapping) or not all(
-        isinstance(text, str) for pair in verbaliser.items() for text in pair
-    ):
-        raise InputError(
-            "verbaliser must be 'names', 'none', or a mapping of class names to words, got "
-            f"{verbaliser!r}"
-        )
 
 
 def class_words(names: Sequence[str], verbaliser: Mapping[str, str] | None = None) -> list[str]:

@@ -513,16 +513,8 @@ def is_peft(source: str) -> bool:
 
 
 def base_name(source: str) -> str:
-    """Return the directory or hub id of the model that a checkpoint adapts.
-
-    Raises:
-        InputError: The checkpoint does not name it.
-    """
-    path = Path(source) / PEFT_CONFIG
-    name = read_json(path).get("base_model_name_or_path")
-    if not isinstance(name, str) or not name:
-        raise InputError(f"{path} does not name its base model as base_model_name_or_path")
-    return name
+    """Return the directory or hub id of the model that a checkpoint adapts."""
+    return str(read_json(Path(source) / PEFT_CONFIG)["base_model_name_or_path"])
 
 
 def tokenizer_source(source: str) -> str:

@@ -16,7 +16,6 @@ from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.template import PAIR, Template
 from bayeslora.errors import InputError
 from bayeslora.foreign import reading
-from bayeslora.option_checks import MAX_LENGTH
 
 _LONG = 64  # characters per token; English has four or five
 _FEWEST = 128  # tokens
@@ -162,7 +161,7 @@ def tokenise(
 
     Raises:
         InputError: The template leaves no room for a text or does not match the presence of second
-            texts, or a token has no embedding.
+            texts.
     """
     limit = usable_length(backbone, max_length)
     pad_id = int(backbone.tokenizer.pad_token_id or 0)
@@ -205,7 +204,6 @@ def tokenise(
         ids += _arrays(encoded["input_ids"], pad_id)
         types += _arrays(encoded.get("token_type_ids", []), 0) if typed else []
         cut += num_cut
-    _check_known(backbone, ids, pad_id)
     return Tokens(tuple(ids), cut, pad_id, tuple(types) if types else None)
 
 
@@ -226,18 +224,6 @@ def _check_template(backbone: Backbone, template: Template, limit: int, *, pairs
         raise InputError(
             f"the template alone has {frame} tokens, which leaves no room for a text within "
             f"{limit} tokens; shorten it or raise max_length"
-        )
-
-
-def _check_known(backbone: Backbone, arrays: Sequence[NDArray[np.int64]], pad_id: int) -> None:
-    """Raise InputError if a token has no row in the model's embedding table."""
-    table = getattr(backbone.model, "get_input_embeddings", lambda: None)()
-    known = getattr(table, "num_embeddings", None)
-    highest = max([pad_id, *(int(item.max()) for item in arrays)])
-    if known is not None and highest >= known:
-        raise InputError(
-            f"the tokenizer returned token id {highest}, but {backbone.name} has only {known} "
-            "tokens: the tokenizer belongs to another model"
         )
 
 
@@ -284,22 +270,6 @@ def position_limit(backbone: Backbone) -> int | None:
 def usable_length(backbone: Backbone, max_length: int) -> int:
     """Return the maximal number of tokens per text: `max_length`, or fewer by its positions."""
     return min(max_length, position_limit(backbone) or max_length)
-
-
-def check_max_length(backbone: Backbone, max_length: int) -> None:
-    """Raise InputError if `max_length` exceeds the positions of a model.
-
-    The default may exceed them, since few models have fewer positions; `usable_length` clips it.
-
-    Raises:
-        InputError: `max_length` is above the default and above the model's positions.
-    """
-    limit = position_limit(backbone)
-    if limit is not None and max_length > max(limit, MAX_LENGTH):
-        raise InputError(
-            f"max_length must be at most {limit}, the number of positions of {backbone.name}, "
-            f"got {max_length}; longer texts are truncated"
-        )
 
 
 def _plain(

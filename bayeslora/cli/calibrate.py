@@ -117,6 +117,7 @@ def _load(args: Options, posterior: Posterior | None, *, is_ours: bool) -> Bayes
 def _show(args: Options, classifier: BayesianClassifier) -> None:
     """Print what was chosen and measured, and a summary line."""
     from bayeslora.engine import card
+    from bayeslora.posteriors.registry import own_softmax
     from bayeslora.reporting.text import shown
 
     record, scores, race = classifier.record, classifier.validation_scores, classifier.side_by_side
@@ -126,7 +127,7 @@ def _show(args: Options, classifier: BayesianClassifier) -> None:
         content = {"model": str(args.out), "layer": layer, "posterior": record.posterior}
         content |= {"chosen": chosen, "calibration": calibration}
         if race is not None:
-            content["comparison"] = race.to_json()
+            content["comparison"] = record.results["comparison"]
         for name, result in zip(("before", "after"), scores or (), strict=False):
             content[name] = result.to_json()
         output.print_json(content)
@@ -138,16 +139,22 @@ def _show(args: Options, classifier: BayesianClassifier) -> None:
     accuracy = f"{calibration['accuracy']:.3f}; optimistic if the network was trained on these rows"
     rows.append((f"accuracy on {calibration['rows']:,} calibration rows", accuracy))
     rows += [(key.replace("_", " "), card.shown_value(value)) for key, value in chosen.items()]
-    # The scores of a comparison that cross-fits these rows replace the validation scores.
-    if scores is not None and not card.is_cross_fitted(record.results):
+    if scores is not None:
         rows += output.before_and_after(f"validation ({card.CHOSEN_ON})", *scores)
     output.print_columns(rows)
+    measured = ""
     if race is not None:
-        output.show(f"\n{card.how_compared(race.to_json())}. 95 % intervals in brackets:\n")
+        how = card.how_compared(record.results["comparison"])
+        output.show(f"\n{how}. 95 % intervals in brackets:\n")
         table = [("posterior", *output.SCORE_NAMES.values(), "ΔNLL vs. chosen")]
-        for row in race.comparison.rows:
+        for row in race.rows:
             scored = [shown(row.scores[key]) for key in output.SCORE_NAMES]
-            difference = "chosen" if row.name == race.chosen else shown(row.differences["nll"])
+            difference = "chosen" if row.name == race.reference else shown(row.differences["nll"])
             table.append((row.name, *scored, difference))
         output.print_columns(table)
-    output.show_last(f"Saved {args.out}: {posterior}")
+        nll = {row.name: row.scores["nll"].value for row in race.rows}
+        measured = (
+            f", cross-validated NLL {nll[race.reference]:.3f} nats "
+            f"(the network's own probabilities: {nll[own_softmax().name]:.3f})"
+        )
+    output.show_last(f"Saved {args.out}: {posterior}{measured}")

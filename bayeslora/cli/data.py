@@ -59,20 +59,13 @@ def predictions_reading(args: Any) -> PredictionsReading:
 
 
 def columns_for(args: Any, record: ModelRecord | None) -> DataColumns:
-    """Return the columns set by options, with a bayeslora model's columns as defaults.
-
-    Raises:
-        InputError: The model takes no second texts.
-    """
+    """Return the columns set by options, with a bayeslora model's columns as defaults."""
     from bayeslora.data.columns import DataColumns
-    from bayeslora.engine.data import check_pairs, columns_of
+    from bayeslora.engine.data import columns_of
     from bayeslora.engine.training_options import columns_in
 
     known = DataColumns() if record is None else columns_of(record)
-    columns = known.renamed(**columns_in(column_options(args)))
-    if record is not None:
-        check_pairs(record, columns.pair)
-    return columns
+    return known.renamed(**columns_in(column_options(args)))
 
 
 def named_rows(files: Any, args: Any) -> Any:

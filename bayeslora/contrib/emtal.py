@@ -54,7 +54,7 @@ from bayeslora.engine.data import TrainingData
 from bayeslora.engine.training import Training
 from bayeslora.errors import InputError, located
 from bayeslora.logits import ABSENT
-from bayeslora.option_checks import BelowOne, Count, NotNegative, OnlyWith, Positive, Texts, UpToOne
+from bayeslora.option_checks import BelowOne, Count, NotNegative, Positive, Texts, UpToOne
 from bayeslora.posteriors.types import Features
 
 
@@ -79,11 +79,6 @@ class EMTAL(LowRankAdapter):
     )
     source: ClassVar[str] = "Zhong et al. 2024, arXiv 2501.06884"
     default_lr: ClassVar[float] = 1e-3
-    only_with: ClassVar[OnlyWith] = {
-        "momentum": (("quality_retaining", "mean"),),
-        "temperature": (("quality_retaining", "mean"),),
-    }
-
     r: Count = 8
     alpha: Positive | None = None
     """The change is multiplied by `alpha / r`; None means `r`."""

@@ -43,7 +43,7 @@ from bayeslora.adapters.targets import find_targets, no_default
 from bayeslora.contrib.moments import moments_on
 from bayeslora.engine.training import Training
 from bayeslora.errors import InputError
-from bayeslora.option_checks import Count, NotNegative, OnlyWith, Positive, Texts, UpToOne
+from bayeslora.option_checks import Count, NotNegative, Positive, Texts, UpToOne
 
 LEARNED = ("activation", "product")
 """Selections that run training rows."""
@@ -63,11 +63,6 @@ class S2FT(Adapter):
     use: ClassVar[str] = "Training single heads and channels."
     source: ClassVar[str] = "Yang et al. 2024, arXiv 2412.06289"
     default_lr: ClassVar[float] = 1e-2
-    only_with: ClassVar[OnlyWith] = {
-        "largest": tuple(("selection", name) for name in ("weight", *LEARNED)),
-        "context_rows": tuple(("selection", name) for name in LEARNED),
-    }
-
     o_ratio: UpToOne = 0.052
     """Share of the attention heads to train, at least one; 0 leaves attention unchanged."""
     d_ratio: UpToOne = 0.02

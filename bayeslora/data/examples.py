@@ -231,7 +231,6 @@ def encode_labels(
     *,
     unknown: Literal["error", "ood"] = "error",
     indexed: bool = False,
-    advice: str = "",
 ) -> NDArray[np.int64]:
     """Return the index of every example's label among `classes`.
 
@@ -241,7 +240,6 @@ def encode_labels(
         unknown: How to handle labels that are not among `classes`: raise an error, or assign -1 to
             mark the example as out of distribution.
         indexed: Whether a label may also be the index of a class.
-        advice: Text appended to the error.
 
     Returns:
         [N] int64; -1 for unlabelled examples, and with `ood` for unknown labels.
@@ -260,7 +258,7 @@ def encode_labels(
             if code < 0 and label is not None:
                 raise InputError(
                     f"{examples.source}, row {row}, column {examples.label_column!r}: unknown "
-                    f"label {shown(label)}; the classes are {listed(classes)}{advice}",
+                    f"label {shown(label)}; the classes are {listed(classes)}",
                     code="unknown",
                 )
     return codes

@@ -1,4 +1,4 @@
-"""Fit a posterior to labelled rows of a finished network, beside others on the same rows.
+"""Fit a posterior to labelled rows of a finished network, or choose the best of several.
 
 `for_new_classes` fits a last layer to rows of other classes.
 """
@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from functools import partial
-from typing import Any, Literal
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from bayeslora import options
 from bayeslora.backbones.encoder import Encoder, PreparedTexts
@@ -38,7 +36,6 @@ from bayeslora.engine.build import (
 from bayeslora.engine.card import fit_options, learnt_from, method_name
 from bayeslora.engine.data import (
     check_images,
-    check_pairs,
     classes_for,
     columns_of,
     encode_for,
@@ -85,7 +82,7 @@ def calibrate(
     names: Mapping[str, Any],
     feature_scores: str | Sequence[str] | None = (),
     hold_out: float = 0.0,
-) -> tuple[Network, tuple[Scores, Scores] | None, SideBySide | None]:
+) -> tuple[Network, tuple[Scores, Scores] | None, Comparison | None]:
     """Fit a posterior to labelled rows; see `BayesianClassifier.calibrate`.
 
     Args:
@@ -100,7 +97,7 @@ def calibrate(
 
     Returns:
         The network with the posterior, scores of the held-out rows before and after, and the
-        comparison with other posteriors; None without any.
+        comparison of the candidates; None without any.
 
     Raises:
         InputError: The data is not allowed, or the posterior cannot be fitted to this network.
@@ -110,7 +107,6 @@ def calibrate(
     scores = check_calibration(posterior, feature_scores, hold_out, validated=validated)
     if scores is None and (posterior is None or feature_options.has_one_feature(posterior)):
         scores = tuple(record.feature_scores) or None
-    check_pairs(record, names.get("pair_column"))
     columns = columns_of(record).renamed(**columns_in(names))
     rows = read_labelled(train, columns, record)
     # A point estimate is not fitted to these rows, nor is a temperature with validation rows.
@@ -140,19 +136,19 @@ def _fitted(
     *,
     columns: DataColumns,
     feature_scores: Sequence[str] | None,
-) -> tuple[Network, tuple[Scores, Scores] | None, SideBySide | None]:
+) -> tuple[Network, tuple[Scores, Scores] | None, Comparison | None]:
     """Fit a posterior to rows that were checked; see `calibrate`."""
     held_out = None if validation is None else known(network, validation)
     rows = None if held_out is None else held_out[2]
     before = None if held_out is None else scores_of(network, held_out)
     fitted_to = known(network, train, to_fit=True)
     features = fitted_to[2]
-    race: SideBySide | None = None
+    race: Comparison | None = None
     if posterior is None and len(features) < FEWEST_EXAMPLES:
         posterior = resolve_posterior(FOR_FEW_ROWS)
     elif posterior is None:
         race = best_posterior(network, features, rows)
-        posterior = race.posterior
+        posterior = resolve_posterior(race.reference)
     classes, size = network.head.mean_weight.shape
     posterior = posterior.sized(classes, size, len(train))
     # A new head even if the posterior is the same: the present one may have fixed its means, and
@@ -163,9 +159,6 @@ def _fitted(
         names = feature_options.settled_scores(names, posterior)
         new = with_posterior(network, posterior)
         refit(new, fitted_to, held_out, columns, names)
-        if race is None:
-            answer = partial(answers, new, held_out or fitted_to)
-            race = beside_others(network, posterior, features, rows, answer)
     except BaseException:
         # Both share the adapters, which an unfinished search may have rotated.
         network.load_trained_state(network.members[0])
@@ -178,16 +171,15 @@ def _fitted(
             key: without_nan({"before": asdict(before[key]), "after": asdict(scores[1][key])})
             for key in ("accuracy", "nll", "ece")
         }
+        nll = [each["nll"].value for each in scores]
+        if nll[1] - nll[0] >= 0.0005:  # which three digits show
+            logger.warning(
+                "on the validation rows, the NLL with posterior %r, %.3f nats, is above that "
+                "before, %.3f",
+                *(posterior.name, nll[1], nll[0]),
+            )
     if race is not None:
-        for note in race.notes:
-            logger.warning("%s", note)
-        results["comparison"] = race.to_json()
-    elif len(rows or features) < FEWEST_EXAMPLES and posterior.name != own_softmax().name:
-        logger.warning(
-            "%d examples are too few to compare %r with the network's own softmax (at least %d are "
-            "needed), so it may be worse",
-            *(len(rows or features), posterior.name, FEWEST_EXAMPLES),
-        )
+        results["comparison"] = recorded_race(race)
     new.record = replace(new.record, results=results)
     return new, scores, race
 
@@ -249,7 +241,8 @@ def check_takes(network: Network, config: Posterior) -> None:
     # Gates that belong to the adapter stay with it.
     gated = network.companion is None and any(site.is_gated for site in sites)
     gated_by = network.posterior.name if gated else ""
-    check_last_layer(config, adapted=network.is_adapted, gated_by=gated_by)
+    adapted = bool(sites) or network.companion is not None
+    check_last_layer(config, adapted=adapted, gated_by=gated_by)
     if record.adapter is not None and record.backbone["kind"] == ADAPTED:
         check_combination(network.plan.adapter, config)
     registry.check_factors(config, low_rank=all(site.has_factors for site in sites))
@@ -406,126 +399,48 @@ def known(network: Network, rows: Examples, *, to_fit: bool = False) -> Known:
     return rows, texts, feature_rows(network, texts)
 
 
-def answers(network: Network, rows: Known, num_samples: int | None = None) -> Predictions:
-    """Return the predictions of rows with known features."""
-    drawing = Drawing.of(network.posterior, num_samples=num_samples)
-    examples, texts, features = rows
-    passes = num_passes(network.posterior, num_samples, len(network.members))
-    total = passes * len(examples)
-    with progress_bar("predict", total, shown=network.progress, unit="text") as advance:
-        return predict_texts(network, examples, texts, drawing, advance=advance, features=features)
-
-
 def scores_of(network: Network, rows: Known) -> Scores:
     """Return the scores of labelled rows; an unfitted posterior is scored at its mean."""
     from bayeslora.metrics.evaluate import evaluate
 
-    is_fitted = bool(network.record.num_train)
-    return evaluate(
-        answers(network if is_fitted else with_posterior(network, registry.own_softmax()), rows)
-    )
+    if not network.record.num_train:
+        network = with_posterior(network, registry.own_softmax())
+    examples, texts, features = rows
+    drawing = Drawing.of(network.posterior)
+    total = num_passes(network.posterior, None, len(network.members)) * len(examples)
+    with progress_bar("predict", total, shown=network.progress, unit="text") as advance:
+        return evaluate(
+            predict_texts(network, examples, texts, drawing, advance=advance, features=features)
+        )
 
 
 FEWEST_EXAMPLES = 20
 """Examples below which no difference is worth a table."""
 
-FOLDS, HALVES = 5, 2
+FOLDS = 5
 
 MOST_DRAWS = 200
 """Draws of a candidate's link: enough to rank by NLL, and a fifth of the time."""
 
 _KEYS = ("accuracy", "nll", "ece", "overconfidence")
 
-_SHOWN = 0.0005
-"""Smallest difference that three digits show."""
 
-_NOTICED = {"nll": _SHOWN, "ece": 0.01}
-"""Differences from the network's own softmax that are said, even if they may be chance."""
-
-
-@dataclass(frozen=True)
-class SideBySide:
-    """Posteriors on the same examples.
-
-    Attributes:
-        examples: The scored examples: `validation` or `train`.
-        folds: Number of parts of the scored examples.
-        posterior: The posterior that was fitted in the end.
-        comparison: Scores of each, best NLL first, and paired differences from the chosen one.
-        is_best: Whether the posterior was chosen for its NLL here.
-        as_fitted: Whether the chosen posterior is scored as fitted, on the examples that chose its
-            options.
-    """
-
-    examples: Literal["validation", "train"]
-    folds: int
-    posterior: Posterior
-    comparison: Comparison
-    is_best: bool = False
-    as_fitted: bool = False
-
-    @property
-    def chosen(self) -> str:
-        """Name of the posterior that was fitted in the end."""
-        return self.posterior.name
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """A sentence if the chosen posterior is worse than the network's own softmax."""
-        own = next((row for row in self.comparison.rows if row.name == own_softmax().name), None)
-        # Memorised examples say nothing about a posterior.
-        learnt = own is not None and own.scores["accuracy"].value == 1
-        worse = self.worse_than_network
-        if not worse or (self.examples == "train" and learnt):
-            return ()
-        scores = ", ".join(
-            f"{key.upper()} {each['value']:.3f} against {each['network']:.3f}"
-            for key, each in worse.items()
-        )
-        return (
-            f"{self.chosen!r} is worse than the network's own softmax on {self.comparison.n} "
-            f"{self.examples} examples: {scores}",
-        )
-
-    @property
-    def worse_than_network(self) -> dict[str, dict[str, float | bool]]:
-        """Scores that the network's own softmax has better: `value`, `network`, and `is_clear`."""
-        rows = {row.name: row for row in self.comparison.rows}
-        chosen, own = rows[self.chosen], rows.get(own_softmax().name, rows[self.chosen])
-        worse: dict[str, dict[str, float | bool]] = {}
-        for key, least in _NOTICED.items():
-            value, network = chosen.scores[key].value, own.scores[key].value
-            is_clear = own.is_clear(key)
-            if value - network >= (_SHOWN if is_clear else least):
-                worse[key] = {"value": value, "network": network, "is_clear": is_clear}
-        return worse
-
-    def to_json(self) -> dict[str, Any]:
-        """Return everything as plain mappings, lists and numbers, for a model's record."""
-        content = self.comparison.to_json()
-        rows = [
-            {
-                "posterior": row["name"],
-                "scores": row["scores"],
-                "nll_difference": row["differences"]["nll"],
-                "p": row["p_holm"].get("nll"),
-            }
-            for row in content["rows"]
-        ]
-        return {
-            "examples": self.examples,
-            "n": content["n"],
-            "folds": self.folds,
-            "chosen": self.chosen,
-            "is_best": self.is_best,
-            "as_fitted": self.as_fitted,
-            "worse_than_network": self.worse_than_network,
-            "rows": rows,
-            "notes": list(self.notes),
+def recorded_race(race: Comparison) -> dict[str, Any]:
+    """Return a comparison of candidates as plain mappings, lists and numbers, for the record."""
+    content = race.to_json()
+    rows = [
+        {
+            "posterior": row["name"],
+            "scores": row["scores"],
+            "nll_difference": row["differences"]["nll"],
+            "p": row["p_holm"].get("nll"),
         }
+        for row in content["rows"]
+    ]
+    return {"n": race.n, "folds": FOLDS, "chosen": race.reference, "rows": rows}
 
 
-def best_posterior(network: Network, train: Features, held_out: Features | None) -> SideBySide:
+def best_posterior(network: Network, train: Features, held_out: Features | None) -> Comparison:
     """Compare the candidates by cross-validation, and choose the one of lowest NLL.
 
     Args:
@@ -533,93 +448,44 @@ def best_posterior(network: Network, train: Features, held_out: Features | None)
         train: At least `FEWEST_EXAMPLES` examples to cross-validate on.
         held_out: Held-out examples, on which candidates choose their options.
     """
-    configs = _candidates(network, COMPARED, len(train))
-    predictions = _cross_fitted(
-        network, configs, train, FOLDS, lambda rows: (train.take(~rows), held_out)
-    )
-    best = min(predictions, key=lambda name: row_scores(predictions[name]).nll.mean())
-    comparison = compare(list(predictions.values()), reference=best, scores=_KEYS)
-    return SideBySide("train", FOLDS, configs[best], comparison, is_best=True)
-
-
-def beside_others(
-    network: Network,
-    config: Posterior,
-    train: Features,
-    held_out: Features | None,
-    answer: Callable[[], Predictions],
-) -> SideBySide | None:
-    """Compare the chosen posterior with the candidates; return None if there is nothing to compare.
-
-    Args:
-        network: The classifier before `config` was fitted.
-        config: The chosen posterior.
-        train: Examples that it was fitted to.
-        held_out: Held-out examples; None compares with the network's own softmax only.
-        answer: Returns its predictions of the held-out examples, which are scored if it is no
-            candidate: its fits take longer. Its options were then chosen on these examples.
-    """
-    is_own = learnt_from(config, has_validation=held_out is not None) == "nothing"
-    refits = is_own or config.name in COMPARED
-    scored = train if held_out is None else held_out
-    if (held_out is None and (is_own or not refits)) or len(scored) < FEWEST_EXAMPLES:
-        return None
-
-    def split(rows: Tensor) -> tuple[Features, Features | None]:
-        return (train.take(~rows), None) if held_out is None else (train, held_out.take(~rows))
-
-    names = (own_softmax().name,) if held_out is None else COMPARED
-    configs = _candidates(network, [name for name in names if name != config.name], len(train))
-    if refits:
-        configs[config.name] = config
-    predictions = _cross_fitted(network, configs, scored, HALVES, split)
-    if not refits:
-        predictions[config.name] = answer().replace(name=config.name, ids=None, metadata={})
-    comparison = compare(list(predictions.values()), reference=config.name, scores=_KEYS)
-    examples: Literal["validation", "train"] = "train" if held_out is None else "validation"
-    return SideBySide(examples, HALVES, config, comparison, as_fitted=not refits)
-
-
-def _candidates(network: Network, names: Iterable[str], num_rows: int) -> dict[str, Posterior]:
-    """Return the default options of posteriors by name, for a number of examples."""
     classes, size = network.head.mean_weight.shape
-    return {name: resolve_posterior(name).sized(classes, size, num_rows) for name in names}
+    configs = {name: resolve_posterior(name).sized(classes, size, len(train)) for name in COMPARED}
+    predictions = _cross_fitted(network, configs, train, held_out)
+    best = min(predictions, key=lambda name: row_scores(predictions[name]).nll.mean())
+    return compare(list(predictions.values()), reference=best, scores=_KEYS)
 
 
 def _cross_fitted(
     network: Network,
     configs: Mapping[str, Posterior],
-    scored: Features,
-    num_folds: int,
-    split: Callable[[Tensor], tuple[Features, Features | None]],
+    train: Features,
+    held_out: Features | None,
 ) -> dict[str, Predictions]:
-    """Return each candidate's predictions, by fits that an example neither entered nor chose for.
+    """Return each candidate's predictions of the examples, by fits that an example did not enter.
 
     Args:
         network: The classifier.
         configs: Options by name.
-        scored: Examples to predict.
-        num_folds: Number of parts that they are divided into.
-        split: From a mask of the part to predict, [M] bool, to the examples to fit to and those
-            that choose options.
+        train: Examples to cross-validate on.
+        held_out: Held-out examples, on which candidates choose their options.
     """
-    labels, classes = scored.targets.cpu().numpy(), tuple(network.record.classes)
-    fold = torch.from_numpy(stratified_folds(labels, num_folds, network.record.seed))
-    fold = fold.to(scored.values.device)
+    labels, classes = train.targets.cpu().numpy(), tuple(network.record.classes)
+    fold = torch.from_numpy(stratified_folds(labels, FOLDS, network.record.seed))
+    fold = fold.to(train.values.device)
     predictions = {}
-    total = num_folds * len(configs)
+    total = FOLDS * len(configs)
     bar = progress_bar("compare", total, shown=network.progress, unit="fit")
     with _without_notes(), bar as advance:
         for name, config in configs.items():
             few_draws: Any = config
             if config.link is not None and config.num_samples is not None:
                 few_draws = replace(few_draws, num_samples=min(config.num_samples, MOST_DRAWS))
-            probs = np.empty((len(scored), len(classes)))
-            for part in range(num_folds):
+            probs = np.empty((len(train), len(classes)))
+            for part in range(FOLDS):
                 rows = fold == part
                 new = with_posterior(network, few_draws)
-                fit_head(new, *split(rows))
-                logits = new.head.predict(scored.take(rows))
+                fit_head(new, train.take(~rows), held_out)
+                logits = new.head.predict(train.take(rows))
                 drawn = link_probabilities(logits, **few_draws.drawing).probs
                 probs[rows.cpu().numpy()] = drawn.cpu().numpy()
                 advance(1)

@@ -26,8 +26,6 @@ _KINDS = {
 }
 """Title of the card and task on the hub, by what a row is."""
 
-_SCORE_NAMES = {"nll": "NLL in nats", "ece": "ECE"}
-
 
 def rendered(template: str, **facts: Any) -> str:
     """Return a Markdown file for a model's directory, from a template beside this file."""
@@ -62,7 +60,6 @@ def model_card(record: ModelRecord, fingerprint: str) -> str:
         cheaper=baseline_words(record.results),
         chosen_on=CHOSEN_ON,
         comparison=record.results.get("comparison"),
-        cross_fitted=is_cross_fitted(record.results),
         fingerprint=fingerprint,
         fitted_to=fit_words(record),
         how_compared=how_compared,
@@ -100,28 +97,11 @@ def how_compared(race: Mapping[str, Any]) -> str:
     Args:
         race: `comparison` in a record's results.
     """
-    chosen, n = repr(race["chosen"]), f"{race['n']:,}"
-    description = f"{race['folds']}-fold cross-validation over {n} calibration examples"
-    if race["examples"] != "train":
-        description = f"Cross-fitted on {n} validation examples: one half chooses, the other scores"
-    if race.get("is_best"):
-        description += (
-            f". {chosen} had the lowest NLL of {len(race['rows'])} here, so expect a slightly "
-            "higher one on new examples"
-        )
-    if race.get("as_fitted"):
-        description += f". {chosen} is scored as fitted, with options chosen on these examples"
-    return description
-
-
-def is_cross_fitted(results: Mapping[str, Any]) -> bool:
-    """Return whether the comparison is cross-fitted on validation examples.
-
-    Args:
-        results: Results of a record.
-    """
-    race = results.get("comparison") or {"examples": "train"}
-    return bool(race["examples"] == "validation")
+    return (
+        f"{race['folds']}-fold cross-validation over {race['n']:,} calibration examples. "
+        f"{race['chosen']!r} had the lowest NLL of {len(race['rows'])} here, so expect a slightly "
+        "higher one on new examples"
+    )
 
 
 def _with_interval(score: Mapping[str, float | None]) -> str:

@@ -227,7 +227,7 @@ def fit_networks(fitter: Fitter, final: TrainingData) -> tuple[Fitted, dict[str,
             plan = replace(plan, logit_scale=None)
         return refit(fitter, plan, held_out, final) if settings.refit else (fitter.fit(plan), {})
     folds = divided(*fitter.data.train, settings)
-    if any(len(fold.unseen) for fold in folds):
+    if folds:
         return cross_validate(fitter, plan, folds)
     if settings.keep_folds or settings.cv not in (0, "auto"):
         raise InputError(
@@ -270,7 +270,7 @@ def cross_validate(
     Args:
         fitter: Fits networks to the rows.
         plan: What was chosen.
-        folds: At least one row is unseen by its fold.
+        folds: The folds.
 
     Returns:
         As `fit_networks`.
@@ -342,12 +342,11 @@ def train_folds(
     for fold, start in zip(folds, starts, strict=True):
         rate = 1.0 if start is None else 0.0
         network, states, results = fitter.fit(bare, fold, starts=start, rate=rate)
-        if len(fold.unseen):
-            texts = prepare(network.encoder, train, progress=False, say=False)
-            unseen = texts.take(fold.unseen.tolist())
-            logits = [piece.logits for piece in answer(network, states, plan.posterior, unseen)]
-            labels = torch.split(train[1][fold.unseen], [len(piece.mean) for piece in logits])
-            answers += zip(logits, labels, strict=True)
+        texts = prepare(network.encoder, train, progress=False, say=False)
+        unseen = texts.take(fold.unseen.tolist())
+        logits = [piece.logits for piece in answer(network, states, plan.posterior, unseen)]
+        labels = torch.split(train[1][fold.unseen], [len(piece.mean) for piece in logits])
+        answers += zip(logits, labels, strict=True)
         if plan.training.keep_folds:
             kept_states += states
             kept_results += results
@@ -433,8 +432,6 @@ def _by_stage(
     for stage in range(len(fits[0][0].stages)):
         answers = []
         for members, fold in zip(fits, folds, strict=True):
-            if not len(fold.unseen):
-                continue
             for member in members:
                 network.load_trained_state(member.stages[stage])
                 rows = feature_rows(network, texts.take(fold.unseen.tolist())).double()
@@ -484,8 +481,6 @@ def held_out_parts(
     labels: NDArray[np.int64],
     cv: int | str,
     seed: int,
-    *,
-    every: bool = False,
     groups: Sequence[str] | None = None,
 ) -> list[NDArray[np.int64]]:
     """Return the row numbers of each held-out part; a class's only row is never held out.
@@ -494,7 +489,6 @@ def held_out_parts(
         labels: [N] class indices.
         cv: Number of parts; `auto` for as many of five parts as contain 128 rows.
         seed: Seed of the division.
-        every: Whether `auto` takes all five.
         groups: [N] names of groups of rows to hold out together, or None.
 
     Raises:
@@ -505,7 +499,7 @@ def held_out_parts(
     rows = len(labels)
     count = min(_PARTS, rows) if isinstance(cv, str) else cv
     used = count
-    if isinstance(cv, str) and not every:
+    if isinstance(cv, str):
         used = math.ceil(_ENOUGH_ROWS * count / rows)
     if count > rows:
         raise InputError(f"cv must be at most {rows}, the number of training rows, got {count}")
@@ -521,26 +515,20 @@ def held_out_parts(
 
 
 def divided(examples: Examples, labels: Tensor, settings: TrainingSettings) -> list[Fold]:
-    """Return the folds of cross-validation.
+    """Return the folds of cross-validation, each of which holds some rows out.
 
-    A row whose text also occurs outside of the held-out rows is not unseen.
+    A row whose text also occurs outside of the held-out rows is fitted to.
     """
-    parts = held_out_parts(
-        examples.strata(labels.numpy()),
-        settings.cv,
-        settings.seed,
-        every=settings.keep_folds,
-        groups=examples.groups,
-    )
+    strata = examples.strata(labels.numpy())
+    parts = held_out_parts(strata, settings.cv, settings.seed, examples.groups)
     text = examples.input_numbers
     unseen = [part[~np.isin(text[part], np.delete(text, part))] for part in parts]
-    if not settings.keep_folds:
-        parts = unseen = [part for part in unseen if len(part)]
+    unseen = [part for part in unseen if len(part)]
     folds = []
-    for number, (rows, own) in enumerate(zip(parts, unseen, strict=True)):
-        title = f"part {number + 1} of {len(parts)}"
-        others = np.setdiff1d(np.arange(len(labels)), rows)
-        folds.append(Fold(f"without-{number}", title, others, own))
+    for number, part in enumerate(unseen):
+        title = f"part {number + 1} of {len(unseen)}"
+        others = np.setdiff1d(np.arange(len(labels)), part)
+        folds.append(Fold(f"without-{number}", title, others, part))
     return folds
 
 
@@ -575,8 +563,6 @@ def baselines(
     """
     answers: dict[str, list[tuple[AnyLogits, Tensor]]] = {name: [] for name in _BASELINES}
     for fold in folds:
-        if not len(fold.unseen):
-            continue
         labels, probed = train[1][fold.unseen], probes.answers.get(fold.name)
         if probed is not None:
             answers["linear_probe"].append((GaussianLogits.point(probed[fold.unseen]), labels))

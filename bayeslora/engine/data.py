@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -27,13 +26,6 @@ from bayeslora.plain_text import counted
 from bayeslora.predictions.record import check_further
 
 logger = logging.getLogger(__name__)
-
-# Default class names of transformers.
-_GENERIC = re.compile(r"LABEL_\d+")
-_KEEP_UNKNOWN = (
-    "Keep such rows as out of distribution with unknown_labels='ood' (--unknown-labels ood)"
-)
-
 
 LabelledExamples: TypeAlias = tuple[Examples, Tensor]
 """Rows and their labels [N] int64."""
@@ -70,8 +62,6 @@ def read_for(
     if examples.is_union(data) and not record.tasks:
         raise InputError("the classifier was fitted to one task; pass its rows without a task name")
     if examples.is_union(data):
-        if not data:
-            raise InputError("data by task is empty; name at least one task")
         read_part = partial(read, columns=columns, labels=labels, keep=names, reading=reading)
         return examples.union({task: read_part(rows) for task, rows in data.items()}, record.tasks)
     reading = replace(reading, optional=(examples.TASK,)) if record.tasks else reading
@@ -225,21 +215,8 @@ def columns_of(record: ModelRecord) -> DataColumns:
     return DataColumns.of(record.columns)
 
 
-def check_pairs(record: ModelRecord, pair: str | None) -> None:
-    """Raise InputError if second texts are passed to a model that was fitted on single texts.
-
-    Raises:
-        InputError: There is a column of second texts.
-    """
-    if pair is not None and record.columns["pair"] is None and record.backbone["kind"] == ADAPTED:
-        raise InputError(
-            "the model was fitted to single texts and takes no text pairs; leave pair_column "
-            f"(--text-pair-column) out, got {pair!r}"
-        )
-
-
 def encode_for(
-    record: ModelRecord, rows: Examples, unknown: Unknown | None = None
+    record: ModelRecord, rows: Examples, unknown: Unknown = "error"
 ) -> NDArray[np.int64]:
     """Return the index [N] of each row's label among a model's classes, -1 if there is none.
 
@@ -249,7 +226,7 @@ def encode_for(
     Args:
         record: Record of the model.
         rows: Rows, labelled or not.
-        unknown: How to treat a label that is not a class; None raises without advice on `ood`.
+        unknown: How to treat a label that is not a class.
 
     Raises:
         InputError: A label is not a class and `unknown` is not `ood`.
@@ -262,21 +239,7 @@ def encode_for(
         classes = classes_for(record, most_options(rows))
     foreign = record.backbone["kind"] != ADAPTED
     indexed = foreign and not any(name.lstrip("-").isdecimal() for name in classes)
-    advice = [_KEEP_UNKNOWN] if unknown else []
-    if foreign and all(_GENERIC.fullmatch(name) for name in classes):
-        advice.append(
-            "The classifier has no class names: name them in index order, classes=[...] "
-            f"(--classes A,B,...), or give labels as 0 to {len(classes) - 1}"
-        )
-    elif indexed:
-        advice.append(f"Labels may also be indices, 0 to {len(classes) - 1}")
-    return examples.encode_labels(
-        rows,
-        classes,
-        unknown=unknown or "error",
-        indexed=indexed,
-        advice="".join(f". {text}" for text in advice),
-    )
+    return examples.encode_labels(rows, classes, unknown=unknown, indexed=indexed)
 
 
 def check_images(rows: Examples, *, images: bool) -> None:

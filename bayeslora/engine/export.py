@@ -163,11 +163,6 @@ def _merged(network: Network, weight: Tensor) -> Any:
     if isinstance(encoder, Encoder):
         return _around(network, encoder, weight)
     whole: Any = copy.deepcopy(encoder.backbone.model)
-    if torch.allclose(weight, encoder.weight.double(), rtol=1e-5, atol=1e-7):
-        raise InputError(
-            f"posterior {network.posterior.name!r} keeps the last layer of the classifier, so its "
-            "mean is the classifier itself; calibrate with --posterior temperature or vbll"
-        )
     last = whole.get_submodule(encoder.layer)
     if last.bias is not None:  # the weight of the constant feature
         last.bias.copy_(weight[:, -1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,15 +18,12 @@ from bayeslora.engine.network import Network, feature_rows
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.training import FitResult, Training
-from bayeslora.errors import DivergedError
 from bayeslora.links import best_scale, link_probabilities, nll
 from bayeslora.posteriors.fitted_scores import FeatureScores
 from bayeslora.posteriors.types import Features, FinalFit, LastLayer, centred_logits
 from bayeslora.processes import restored_random_state
 
 logger = logging.getLogger(__name__)
-
-_LEAST_NORM, _GREATEST_NORM = 1e-12, 1e12
 
 
 def validation_metrics(fit: Training) -> dict[str, float]:
@@ -110,7 +106,7 @@ def fit_last_layer(
         held_out: Held-out rows, for choosing the prior.
 
     Raises:
-        InputError: The features or the curvature are not finite, or their scale is out of range.
+        InputError: The features or the curvature are not finite.
     """
     with _watched(network.head, shown=plan.progress):
         fit_head(network, train, held_out)
@@ -172,22 +168,10 @@ def prior_share(features: Tensor, mean: Tensor, prior_mean: Tensor) -> float:
 
 
 def fit_head(network: Network, train: Features, held_out: Features | None) -> None:
-    """Fit the head alone to labelled rows.
-
-    Raises:
-        InputError: The features are not finite, or their scale is out of range.
-    """
-    square = train.values.double().square().sum(-1).mean().item()
-    norm = math.sqrt(square)
-    if not _LEAST_NORM <= norm <= _GREATEST_NORM:  # their products would overflow or vanish
-        raise DivergedError(
-            f"the features have a root mean square norm of {norm:.3g}, for which the curvature of "
-            f"the last layer is not finite; it must be from {_LEAST_NORM:g} to "
-            f"{_GREATEST_NORM:g}: rescale the inputs of the last layer"
-        )
+    """Fit the head alone to labelled rows."""
     if isinstance(network.encoder, FinalLayerEncoder):
         # Features of another library have their own scale.
-        network.head.set_mean_sq_norm(square)
+        network.head.set_mean_sq_norm(train.values.double().square().sum(-1).mean().item())
     network.head.fit(train, held_out)
 
 

@@ -66,14 +66,14 @@ def fit_classifier(
     if out is not None:
         current().first(partial(refuse, out, identity, overwrite=overwrite))
     settled, full_backbone, backbone = settle.by_backbone(requested, data, len(final.rows), load)
-    settle.say_settled(plan, settled, data)
+    settle.say_settled(plan, settled)
     plan = settled
     # The posterior as requested, so that a later `calibrate` chooses on its own rows.
     planned = replace(plan, posterior=requested.posterior).recorded(backbone)
     for name in plan.posterior.settled_options:
         planned["posterior"][name] = getattr(plan.posterior, name)
     identity["weights of the backbone"] = backbone.fingerprint
-    identity["reading"] = {**planned["backbone"], "settings": None}
+    identity["reading"] = planned["backbone"]
 
     # Train: to parts of the rows, whose other rows choose what is open, then to all.
     leads = plan.format == "letters"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,16 +19,14 @@ from bayeslora.backbones.load import (
     lasting_name,
     load_backbone,
     open_source,
-    pick_device,
 )
 from bayeslora.backbones.reading import read_at
-from bayeslora.backbones.tokens import check_max_length
 from bayeslora.checkpoint import ADAPTED, FOREIGN, MODULE, ModelFiles, ModelRecord, library_versions
 from bayeslora.engine.build import build_network, check_last_layer, last_layer
 from bayeslora.engine.network import Members, Network, member_prefix, under
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import quiet_transformers
-from bayeslora.errors import InputError, MissingAssetError, first_line, located
+from bayeslora.errors import InputError, located
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.fitted_scores import FeatureScores
 from bayeslora.posteriors.registry import build_head, build_weights, provider
@@ -78,11 +76,6 @@ def saved_model(
             layer = known.get("layer")
             encoder = wrap_module(module, encode, record.classes, layer=layer, device=device)
             network = _around(encoder, record, str(backbone))
-        elif module is not None or encode is not None:
-            raise InputError(
-                f"module is only for models made by from_module; this one loads {backbone!r} by "
-                "itself"
-            )
         elif known["kind"] == ADAPTED:
             network = _adapted(files, backbone, members[0], place)
         else:
@@ -121,23 +114,15 @@ def _adapted(
     """Return the network of a model that was fitted here, before its tensors are loaded.
 
     Raises:
-        InputError: The backbone cannot be loaded; the message says how to pass its new location.
+        InputError: The backbone cannot be loaded.
         MissingAssetError: It is an embedded model whose package is not installed.
     """
     record = files.record
     with located(str(files.directory)):
         plan = Plan.of(record)
     if isinstance(backbone, str):
-        pick_device(place["device"])  # no other backbone would help
-        try:
+        with located(f"{files.directory}: its backbone (--backbone)"):
             backbone = load_backbone(backbone, dtype=record.backbone["dtype"], **place)
-        except MissingAssetError:
-            raise
-        except InputError as error:
-            raise InputError(
-                f"{files.directory}: its backbone cannot be loaded: {first_line(error)}; if it has "
-                "moved, pass its new location: backbone=... (--backbone)"
-            ) from None
     base = read_at(backbone, record.backbone.get("depth"), plan.template)
     check_backbone(record, base)
     # The weights' fingerprint does not cover the tokenizer, which may have changed since.
@@ -179,10 +164,7 @@ def _saved_tokenizer(files: ModelFiles, trust_remote_code: bool) -> Any:
 def _members(files: ModelFiles) -> Members:
     """Return the trained tensors of each member."""
     count, tensors = files.record.num_members, {**files.adapter, **files.posterior}
-    members = [under(member_prefix(member, count), tensors) for member in range(count)]
-    if sum(map(len, members)) < len(tensors):
-        raise _misfit(files.directory, "a tensor belongs to no member")
-    return members
+    return [under(member_prefix(member, count), tensors) for member in range(count)]
 
 
 def _load(network: Network, tensors: Mapping[str, Tensor], directory: Path | None) -> None:
@@ -194,13 +176,12 @@ def _load(network: Network, tensors: Mapping[str, Tensor], directory: Path | Non
             list(part[name].shape) if name in part else "nothing" for part in (tensors, expected)
         )
         if stored != own:
-            raise _misfit(directory, f"{name!r}: expected {own}, got {stored}")
+            raise InputError(
+                f"{directory}: its tensors do not match its record: {name!r}: expected {own}, got "
+                f"{stored}",
+                code="damaged",
+            )
     network.load_trained_state(tensors)
-
-
-def _misfit(directory: Path | None, problem: str) -> InputError:
-    text = f"{directory or 'the model'}: its tensors do not match its record: {problem}"
-    return InputError(text, code="damaged")
 
 
 def foreign_model(
@@ -216,8 +197,8 @@ def foreign_model(
         **loading: Options of `load_sequence_classifier`.
 
     Raises:
-        InputError: There is no such model, `max_length` exceeds its positions, or the posterior is
-            neither over the last layer nor, for a PEFT checkpoint, over its adapters.
+        InputError: There is no such model, or the posterior is neither over the last layer nor, for
+            a PEFT checkpoint, over its adapters.
     """
     from bayeslora.adapters.peft_bridge import peft_adapter, split_peft
     from bayeslora.backbones.sequence import is_peft, load_sequence_classifier
@@ -226,7 +207,6 @@ def foreign_model(
     check_last_layer(posterior, adapted=split)
     with quiet_transformers():
         encoder = load_sequence_classifier(model, max_length=max_length, **loading)
-        check_max_length(encoder.backbone, max_length)
         sites = split_peft(encoder.backbone.model, str(model)) if split else []
     network = _unfitted(encoder, FOREIGN, posterior, sites, progress=progress)
     if split:
@@ -294,41 +274,16 @@ def check_place(record: ModelRecord, *, trust_remote_code: bool) -> None:
 
 
 def check_backbone(record: ModelRecord, backbone: Backbone) -> None:
-    """Raise InputError if a backbone is not the one that a model was made for.
+    """Raise InputError if a backbone does not have the weights that a model was made for.
 
     Args:
         record: Of the model.
         backbone: The loaded backbone.
-
-    Raises:
-        InputError: Its weights or the settings of its architecture differ.
     """
     known = record.backbone
-    changes = [
-        f"{name} is {value!r}, was {old!r}"
-        for name, value, old in _changed(backbone.settings, known.get("settings", {}))
-    ]
     if backbone.fingerprint != known["fingerprint"]:
-        weights = f"fingerprint {backbone.fingerprint}, expected {known['fingerprint']}"
-        changes.insert(0, f"{weights} of {known['name']!r} when the model was made")
-    if changes:
         raise InputError(
-            f"backbone {backbone.name!r} differs from the one that the model was made for: "
-            + "; ".join(changes),
+            f"backbone {backbone.name!r} differs from {known['name']!r}, for which the model was "
+            f"made: fingerprint {backbone.fingerprint}, expected {known['fingerprint']}",
             code="another-backbone",
         )
-
-
-def _changed(
-    current: Mapping[str, Any], known: Mapping[str, Any], prefix: str = ""
-) -> Iterator[tuple[str, Any, Any]]:
-    """Yield (name, current, known) of settings that differ.
-
-    Settings on one side only are skipped, since versions of transformers differ in them.
-    """
-    for name in current.keys() & known.keys():
-        value, known_value = current[name], known[name]
-        if isinstance(value, Mapping) and isinstance(known_value, Mapping):
-            yield from _changed(value, known_value, f"{prefix}{name}.")
-        elif value != known_value:
-            yield f"{prefix}{name}", value, known_value

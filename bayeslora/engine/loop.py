@@ -75,8 +75,6 @@ def train_network(fit: Training) -> FitResult:
         fit.begin(network)
     result = FitResult()
     if fit.rate:
-        if fit.plan.progress:
-            logger.info("%s", fit.summary)
         result = Loop(fit, checkpoint).train()
     if not all(item.isfinite().all() for item in network.parameters() if item.requires_grad):
         raise DivergedError(
@@ -155,11 +153,6 @@ class Loop:
         self._rate = learning_rate(settings, len(self._batches), weights.schedule)
         self.hooks: list[StepHook] = [*plan.adapter.hooks(fit), *weights.callbacks]
         self._validates = fit.validation is not None and plan.posterior.chooses_epoch
-        if fit.validation is not None and not self._validates:
-            logger.warning(
-                "posterior %r trains for all epochs: validation rows do not choose one",
-                plan.posterior.name,
-            )
         torch.manual_seed(settings.seed)
         if checkpoint is not None:
             self._resume(*checkpoint)

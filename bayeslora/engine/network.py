@@ -116,11 +116,6 @@ class Network(nn.Module):
         return self.files().fingerprint
 
     @property
-    def is_adapted(self) -> bool:
-        """Whether the network has adapter sites, or a companion that was trained here."""
-        return bool(self.sites) or self.companion is not None
-
-    @property
     def companion(self) -> Companion | None:
         """What is trained besides the sites, if anything."""
         companion: Companion | None = self.encoder.companion

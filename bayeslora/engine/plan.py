@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bayeslora import options
 from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.registry import DEFAULT_ADAPTER, resolve_adapter, stored_adapter
+from bayeslora.adapters.registry import DEFAULT_ADAPTER, resolve_adapter
 from bayeslora.backbones.load import Backbone, lasting_name
-from bayeslora.backbones.reading import ALL_LAYERS, Verbaliser, check_depth, check_verbaliser
+from bayeslora.backbones.reading import ALL_LAYERS, Verbaliser
 from bayeslora.backbones.template import RAW, Template
 from bayeslora.checkpoint import ADAPTED, ModelRecord
 from bayeslora.engine.training_options import CHOSEN, TrainingSettings
-from bayeslora.errors import InputError
-from bayeslora.option_checks import MAX_LENGTH, Count, Dtype, Format, Seed, checked
+from bayeslora.option_checks import MAX_LENGTH, Count, Depth, Dtype, Format, Seed, checked
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.feature_scores import feature_scores
-from bayeslora.posteriors.registry import DEFAULT_POSTERIOR, resolve_posterior, stored_posterior
+from bayeslora.posteriors.registry import DEFAULT_POSTERIOR, resolve_posterior
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Plan:
     which `of` makes an equal plan.
 
     Attributes:
-        backbone: Its name; `auto` for the best installed one.
+        backbone: Its name; None for the usual one for the rows.
         dtype: Requested dtype of the frozen weights.
         adapter: Options of the adapter.
         posterior: Options of the posterior.
@@ -69,23 +68,21 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Check every choice and convert it to its type."""
-        if not isinstance(self.backbone, str | None):
-            raise InputError(
-                f"backbone must be a name, a path or a Backbone, got {self.backbone!r}"
-            )
-        if self.depth is not None:
-            check_depth(self.depth)
-        if self.verbaliser is not None:
-            check_verbaliser(self.verbaliser)
-        kinds = {"dtype": Dtype, "format": Format | None, "seed": Seed, "max_length": Count}
+        kinds = {
+            "backbone": str | None,
+            "dtype": Dtype,
+            "depth": Depth | None,
+            "verbaliser": Verbaliser | None,
+            "format": Format | None,
+            "seed": Seed,
+            "max_length": Count,
+        }
         values: dict[str, Any] = {
             "adapter": resolve_adapter(self.adapter),
             "posterior": resolve_posterior(self.posterior),
             "feature_scores": feature_scores(self.feature_scores),
             **{name: checked(name, getattr(self, name), kind) for name, kind in kinds.items()},
         }
-        if isinstance(self.verbaliser, Mapping):
-            values["verbaliser"] = dict(self.verbaliser)
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
@@ -97,41 +94,15 @@ class Plan:
             keywords: Those of `FitOptions`; None leaves an option open.
 
         Raises:
-            InputError: An option is not allowed, or has no effect.
+            InputError: An option is not allowed.
         """
         chosen = {
             name: value for name, value in keywords.items() if name in CHOSEN and value is not None
         }
         training = TrainingSettings(**chosen, seed=self.seed)
-        self._refuse_idle(training, chosen)
         return replace(
             self, feature_scores=feature_scores(scores), training=training, chosen=frozenset(chosen)
         )
-
-    def _refuse_idle(self, training: TrainingSettings, chosen: Iterable[str]) -> None:
-        """Raise InputError for options of training that have no effect on these methods."""
-        adapter, posterior, reason = self.adapter, self.posterior, ""
-        if not adapter.trains:
-            reason = "fits the last layer alone, as does --quick"
-        elif adapter.trains_itself:
-            reason = f"{adapter.trains_itself}, by options of its own"
-        for name in chosen:
-            default = None if name in training.unset else getattr(TrainingSettings, name)
-            moves = name not in training.of_rows and getattr(training, name) != default
-            if reason and moves:
-                raise InputError(
-                    f"{name} has no effect with adapter {adapter.name!r}, which {reason}; leave it "
-                    "out, or choose another adapter",
-                    code="no-effect",
-                    options=(name, "adapter"),
-                )
-        if "head_lr" in chosen and posterior.head_lr is not None:
-            lr = f"head_lr={training.head_lr:g}"
-            raise InputError(
-                f"head_lr has no effect on posterior {posterior.name!r}; set its own option "
-                f"instead: {type(posterior).__name__}({lr}), --posterior {posterior.name}:{lr}",
-                code="no-effect",
-            )
 
     def recorded(self, backbone: Backbone | None = None) -> dict[str, Any]:
         """Return the entries of a model's record that hold the plan, JSON-ready.
@@ -148,11 +119,7 @@ class Plan:
         }
         loaded: dict[str, Any] = {}
         if backbone is not None:
-            loaded = {
-                "fingerprint": backbone.fingerprint,
-                "settings": backbone.settings,
-                "kind": ADAPTED,
-            }
+            loaded = {"fingerprint": backbone.fingerprint, "kind": ADAPTED}
         return {
             "backbone": {
                 "name": lasting_name(self.backbone) if self.backbone else None,
@@ -176,10 +143,10 @@ class Plan:
                 allowed.
         """
         reading = record.backbone
-        adapter = {} if record.adapter is None else {"adapter": stored_adapter(record.adapter)}
+        adapter = {} if record.adapter is None else {"adapter": resolve_adapter(record.adapter)}
         return cls(
             backbone=reading["name"],
-            posterior=stored_posterior(record.posterior),
+            posterior=resolve_posterior(record.posterior),
             dtype=reading["dtype"],
             seed=record.seed,
             max_length=record.max_length,

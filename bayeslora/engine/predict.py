@@ -131,12 +131,12 @@ def to_predictions(
     answers: Iterable[Answer],
     classes: Sequence[str],
     *,
-    link: str = "mc",
-    num_samples: int = 1000,
-    seed: int = 0,
-    feature_scores: FeatureScores | None = None,
-    available: NDArray[np.bool_] | None = None,
-    notes: Mapping[str, str] | None = None,
+    link: str,
+    num_samples: int,
+    seed: int,
+    feature_scores: FeatureScores,
+    available: NDArray[np.bool_] | None,
+    notes: Mapping[str, str],
     **fields: Any,
 ) -> Predictions:
     """Return the predictions of distributions of logits.
@@ -172,9 +172,8 @@ def to_predictions(
             **_of_mean_logits(piece.logits, mask),
             **piece.scores,
         }
-        if feature_scores is not None:
-            doubt = 1 - result.probs.max(1).values
-            scores |= feature_scores.of_probabilities(doubt, piece.scores)
+        doubt = 1 - result.probs.max(1).values
+        scores |= feature_scores.of_probabilities(doubt, piece.scores)
         results.append(result)
         all_scores.append(scores)
         drawn = drawn or _how_drawn(piece.logits, link, num_samples)
@@ -186,7 +185,7 @@ def to_predictions(
         epistemic=_array([result.epistemic for result in results]),
         scores={name: _array([scores[name] for scores in all_scores]) for name in all_scores[0]},
         available=available,
-        metadata={**drawn, "seed": str(seed), **(notes or {})},
+        metadata={**drawn, "seed": str(seed), **notes},
         **fields,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -70,7 +70,7 @@ class LinearProbe:
             prior_mean: [C, d] M; None for zero.
         """
         rows = rows.double()
-        best, _ = best_prior_scale(rows, num_classes, seed, prior_mean)
+        best = best_prior_scale(rows, num_classes, seed, prior_mean)
         shares = torch.bincount(rows.targets).double() / len(rows)
         floor = -_KEPT_ENTROPY * float(torch.special.xlogy(shares, shares).sum())
         head = _head(rows, num_classes, prior_mean)
@@ -142,40 +142,29 @@ class LinearProbes:
 
 
 def best_prior_scale(
-    rows: Features, num_classes: int, seed: int, prior_mean: Tensor | None = None, *, folds: int = 1
-) -> tuple[float, float]:
-    """Return the τ of `SCALES` with the lowest NLL on held-out rows, and this NLL in nats per row.
+    rows: Features, num_classes: int, seed: int, prior_mean: Tensor | None = None
+) -> float:
+    """Return the τ of `SCALES` with the lowest NLL on held-out rows.
 
     Args:
         rows: N labelled rows in float64.
         num_classes: C.
-        seed: Seed of the division into fifths.
+        seed: Seed of the division into fifths, of which the first is held out.
         prior_mean: [C, d] M; None for zero.
-        folds: Number of the fifths that are held out in turn.
     """
+    best, lowest = SCALES[0], math.inf
     if len(rows) < _FOLDS:
-        return SCALES[0], math.log(num_classes)
+        return best
     fold = torch.from_numpy(stratified_folds(rows.targets.cpu().numpy(), _FOLDS, seed))
     fold = fold.to(rows.values.device)
-    paths = [
-        (rows.take(fold == part), _path(rows.take(fold != part), num_classes, prior_mean))
-        for part in range(folds)
-    ]
-    best, lowest = SCALES[0], math.inf
+    others, unseen = rows.take(fold != 0), rows.take(fold == 0)
+    head = _head(others, num_classes, prior_mean)
     for scale in SCALES:
-        losses = [_nll(unseen, next(path)) * len(unseen) for unseen, path in paths]
-        loss = sum(losses) / sum(len(unseen) for unseen, _ in paths)
+        loss = _nll(unseen, _solved(head, others, scale))
         if loss >= lowest:
             break
         best, lowest = scale, loss
-    return best, lowest
-
-
-def _path(rows: Features, num_classes: int, prior_mean: Tensor | None) -> Iterator[Tensor]:
-    """Yield W(τ) for each τ of `SCALES`."""
-    head = _head(rows, num_classes, prior_mean)
-    for scale in SCALES:
-        yield _solved(head, rows, scale)
+    return best
 
 
 def _head(rows: Features, num_classes: int, prior_mean: Tensor | None) -> PointHead:
@@ -323,10 +312,10 @@ def class_prior(
     whole: Backbone,
     classes: Sequence[str],
     verbaliser: Verbaliser | None,
-    examples: Examples | None = None,
+    examples: Examples,
     *,
-    at_once: bool = True,
-    leads: bool = False,
+    at_once: bool,
+    leads: bool,
 ) -> ClassPrior | None:
     """Return a backbone's rows for the classes, or None if the prior mean is zero.
 
@@ -345,8 +334,7 @@ def class_prior(
     Raises:
         InputError: The words are not allowed, or the backbone has no language-model head.
     """
-    few = examples is not None and len(examples) <= FEW_ROWS
-    by_default = at_once and few and _is_at_hand(whole, classes)
+    by_default = at_once and len(examples) <= FEW_ROWS and _is_at_hand(whole, classes)
     if verbaliser == "none" or (verbaliser is None and not by_default):
         return None
     mapping = verbaliser if isinstance(verbaliser, Mapping) else {}

@@ -31,7 +31,6 @@ from bayeslora.io import (
     remove,
     write_json,
 )
-from bayeslora.plain_text import counted
 from bayeslora.processes import current
 
 if TYPE_CHECKING:
@@ -91,15 +90,6 @@ class Training:
         """
         starts_over = self.plan.posterior.starts_over(adapter_trains=True)
         return self.prior is not None and starts_over and not self.prior.leads
-
-    @property
-    def summary(self) -> str:
-        """Numbers of rows, epochs and steps, such as `30 rows, 2 epochs of 4 steps: 8 steps`."""
-        epochs = counted(self.settings.epochs, "epoch")
-        at_most = "" if self.validation is None else " at most"
-        steps = counted(math.ceil(self.num_train / self.settings.batch_size), "step")
-        rows, total = counted(self.num_train, "row"), counted(self.num_steps, "step")
-        return f"{rows}, {epochs}{at_most} of {steps}: {total}"
 
     def figures(self) -> dict[str, float]:
         """Return the figures of the adapter's companion, if it has one, on the training rows."""

@@ -33,8 +33,6 @@ class TrainingSettings(Options):
 
     unset: ClassVar[tuple[str, ...]] = ("epochs", "cv")
     """Options that depend on the method and the rows unless they are set."""
-    of_rows: ClassVar[tuple[str, ...]] = ("cv", "hold_out", "refit", "keep_folds")
-    """Options that matter to fits of the last layer alone, too: they say what the rows are for."""
 
     epochs: Count = 5
     """Maximum number of epochs. By default 15 if validation rows select the epoch (not with SWAG),
@@ -54,7 +52,7 @@ class TrainingSettings(Options):
     validation rows (without an adapter from 257 rows on), else 0."""
     keep_folds: bool = False
     """Whether to keep the networks of the folds as an ensemble, with a pass each, instead of one
-    network; auto then means five folds."""
+    network."""
     hold_out: BelowOne = 0.0
     """Share of the training rows to use as validation rows, stratified by class, instead of
     validation data and cross-validation."""

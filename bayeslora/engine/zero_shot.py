@@ -8,18 +8,18 @@ from dataclasses import replace
 import torch
 
 from bayeslora.adapters.registry import no_adapter
-from bayeslora.backbones.embedded import AUTO, QUESTIONS
+from bayeslora.backbones.embedded import QUESTIONS
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.reading import ALL_LAYERS, class_rows, class_words, read_as_asked
 from bayeslora.backbones.template import RAW, Template
-from bayeslora.backbones.tokens import check_max_length
 from bayeslora.checkpoint import ModelRecord, library_versions
 from bayeslora.data.columns import DataColumns
 from bayeslora.data.examples import Examples, class_names
 from bayeslora.engine.build import build_network, check_format, default_template, with_format
+from bayeslora.engine.data import check_images
 from bayeslora.engine.network import Network, prepare, set_feature_scale
 from bayeslora.engine.plan import Plan
-from bayeslora.engine.starts import class_prior
+from bayeslora.engine.starts import ClassPrior
 from bayeslora.errors import InputError
 from bayeslora.posteriors.registry import own_softmax
 
@@ -51,35 +51,31 @@ def zero_shot(
 
     Raises:
         InputError: There are fewer than two classes or eight texts, or a lower depth and no texts,
-            or images; or see `class_prior`.
+            or images; or see `class_rows`.
     """
     plan = replace(
         plan,
-        backbone=QUESTIONS if plan.backbone in (None, AUTO) else plan.backbone,
+        backbone=plan.backbone or QUESTIONS,
         adapter=no_adapter(),
         posterior=own_softmax(),
         feature_scores=(),
     )
-    if texts is not None and texts.images:
-        raise InputError("zero-shot needs a language model, which cannot read images")
+    if texts is not None:
+        check_images(texts, images=False)
     if texts is not None and texts.choices is not None:
         return _of_questions(with_format(plan, texts), load, texts, columns)
     if classes is None:
         classes = _named_classes(plan, texts)
-    classes = [classes] if isinstance(classes, str) else list(classes)
-    words = _words(classes, plan)
+    words = class_words(classes, _mapping(plan))
+    if len({*words}) < max(2, len(words)):
+        raise InputError(f"zero-shot needs two or more classes, each with other words, got {words}")
     if texts is not None and len(texts) < _FEWEST_TEXTS:
         raise InputError(
             f"the mean answer needs at least {_FEWEST_TEXTS} texts, got {len(texts)}; give more, "
             "or none"
         )
     whole, cut = _read(plan, load(str(plan.backbone)), texts)
-    verbaliser = "names" if plan.verbaliser is None else plan.verbaliser
-    prior = class_prior(whole, classes, verbaliser, texts)
-    if prior is None:
-        raise InputError(
-            "zero-shot uses the language model's answer, which verbaliser 'none' disables"
-        )
+    prior = ClassPrior(class_rows(whole, words), whole, texts)
     network = build_network(cut, plan, len(classes))
     weight = prior.rows.double().cpu()
     if texts is None:
@@ -161,27 +157,11 @@ def _mapping(plan: Plan) -> Mapping[str, str]:
     return plan.verbaliser if isinstance(plan.verbaliser, Mapping) else {}
 
 
-def _words(classes: list[str], plan: Plan) -> list[str]:
-    """Return the words for each class in the language model's answer.
-
-    Raises:
-        InputError: There are fewer than two classes, or two of them have the same words.
-    """
-    names = all(isinstance(name, str) for name in classes)
-    if len(classes) < 2 or not names or len({*classes}) < len(classes):
-        raise InputError(f"zero-shot needs two or more different class names, got {classes}")
-    words = class_words(classes, _mapping(plan))
-    if len({*words}) < len(words):
-        raise InputError(f"zero-shot needs different words for each class, got {words}")
-    return words
-
-
 def _read(plan: Plan, backbone: Backbone, texts: Examples | None) -> tuple[Backbone, Backbone]:
     """Return the backbone with all its layers and at the requested depth.
 
     Raises:
-        InputError: The depth needs texts and there are none, or `max_length` is
-            too large.
+        InputError: The depth needs texts and there are none.
     """
     whole, cut = read_as_asked(
         backbone,
@@ -194,5 +174,4 @@ def _read(plan: Plan, backbone: Backbone, texts: Examples | None) -> tuple[Backb
             f"at depth {cut.depth}, zero-shot needs texts (without labels) to read the language "
             "model's answer; give texts, or leave depth out"
         )
-    check_max_length(cut, plan.max_length)
     return whole, cut

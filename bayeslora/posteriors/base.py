@@ -9,7 +9,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
 
 from bayeslora.adapters.base import Adapter
-from bayeslora.option_checks import Draws, OnlyWith, Options, Positive
+from bayeslora.option_checks import Draws, Options, Positive
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,7 +84,6 @@ class Posterior(Options):
             `weights(config, network, seed=…, fitted=…)`: a `WeightPosterior`, whose hooks these
             options call. Empty where only the last layer is random, or `over_weights` is
             overridden.
-        only_with: Options that have no effect without another.
         is_point: Whether it is one network with one softmax, and nothing is random.
         is_sampled: Whether a prediction takes `num_samples` passes, each with weights drawn anew.
         learns_from: Rows that it is fitted to: `train`, `validation` or `nothing`.
@@ -115,7 +114,6 @@ class Posterior(Options):
     head: ClassVar[str | Callable[..., Any]] = "bayeslora.posteriors.point:PointHead.of"
     shared_head: ClassVar[str] = "bayeslora.posteriors.point:SharedPointHead.of"
     weights: ClassVar[str] = ""
-    only_with: ClassVar[OnlyWith] = {}
 
     is_point: ClassVar[bool] = False
     is_sampled: ClassVar[bool] = False

@@ -81,7 +81,6 @@ BEST = "best"
 FOR_FEW_ROWS = "laplace"
 """What `best` is where too few rows compare candidates: its mean is the network's own."""
 
-stored_posterior = CATALOGUE.stored
 provider = CATALOGUE.provider
 
 

@@ -8,7 +8,8 @@ from transformers import AutoModel
 
 from bayeslora.backbones.encoder import Encoder
 from bayeslora.backbones.load import load_backbone
-from bayeslora.backbones.reading import check_depth, cut, read_at, resolve_depth
+from bayeslora.backbones.reading import cut, read_at, resolve_depth
+from bayeslora.engine.plan import Plan
 
 TEXTS = [row["text"] for row in toy_rows(9, seed=5)]
 PATHS = {tiny_llama: "layers", tiny_bert: "encoder.layer"}
@@ -38,7 +39,7 @@ def test_a_cut_backbone_is_the_model_with_fewer_layers(builder, layers, tmp_path
     real = inputs["attention_mask"].bool()
     # The same operations on the same weights.
     torch.testing.assert_close(result[real], expected[real], atol=1e-6, rtol=0)
-    assert shorter.settings["num_hidden_layers"] == layers
+    assert shorter.model.config.num_hidden_layers == layers
     assert (shorter.depth, shorter.fingerprint) == (layers, whole.fingerprint)
     # The whole model is unchanged, and the cut model shares its memory.
     torch.testing.assert_close(features(whole, PATHS[builder]), before, atol=0, rtol=0)
@@ -54,7 +55,7 @@ def test_a_depth_is_a_number_or_a_share(tmp_path):
         resolve_depth(whole, 4)
 
 
-@pytest.mark.parametrize("depth", [0, -1, 0.0, 1.5, True, "two", None, float("nan")])
+@pytest.mark.parametrize("depth", [0, -1, 0.0, 1.5, True, "two", float("nan")])
 def test_other_depths_are_refused(depth):
-    with refused("input", "depth"):
-        check_depth(depth)
+    with refused("option", "depth"):
+        Plan(depth=depth)

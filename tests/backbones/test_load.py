@@ -73,16 +73,6 @@ def test_the_fingerprint_sees_every_value(row, column):
     assert fingerprint(layer) != first
 
 
-def test_settings_are_of_the_architecture_alone(tmp_path):
-    settings = loaded(tiny_llama(tmp_path / "model")).settings
-    assert settings["model_type"] == "llama"
-    assert settings["num_attention_heads"] == 4
-    # Compared on loading: with the other value, each token would attend to other tokens.
-    assert loaded(tiny_bert(tmp_path / "bert")).settings["is_decoder"] is False
-    assert not settings.keys() & {"use_cache", "pad_token_id", "attention_dropout", "dtype"}
-    assert json.loads(json.dumps(settings)) == settings
-
-
 def test_missing_weights_are_refused(tmp_path):
     path = tiny_bert(tmp_path / "model")
     tensors = load_file(path / WEIGHTS)

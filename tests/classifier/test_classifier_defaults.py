@@ -12,7 +12,7 @@ from bayeslora.adapters.polar import PoLAR
 from bayeslora.data.examples import Examples
 from bayeslora.engine import fit as procedure
 
-pytestmark = pytest.mark.usefixtures("beside_nothing", "default_epochs")
+pytestmark = pytest.mark.usefixtures("few_resamples", "default_epochs")
 
 
 class PlannedError(Exception):

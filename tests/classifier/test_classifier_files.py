@@ -14,15 +14,12 @@ import bayeslora as bl
 from bayeslora.backbones.load import load_backbone
 from bayeslora.engine.loop import Loop
 
-WEIGHTS = ("swag", "tfb", "blob", "ivon", "clora", "scalabl")
 COMBINATIONS = [
-    *(("lora:r=2", posterior) for posterior in ("mle", "map", "temperature", "mc_dropout")),
+    ("lora:r=2", "mc_dropout"),
     ("lora:r=2", "ensemble:num_members=2"),
-    *(("lora:r=2", f"{posterior}:num_samples=2") for posterior in WEIGHTS),
-    *(("polar:r=2", f"{posterior}:num_samples=2") for posterior in WEIGHTS[:-1]),
+    ("polar:r=2", "swag:num_samples=2"),
     ("polar:r=4", "vbll"),
     ("polar:r=4", f"{QUICK_VBLL},covariance=eigenbasis,link=probit"),
-    ("polar:r=4", "laplace"),
     ("polar:r=4", "laplace:structure=full,link=bridge"),
 ]
 
@@ -139,9 +136,9 @@ def test_tensors_that_do_not_belong_are_named(model, file, name, damage):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_members": 2}, "belongs to no member"),
+        ({"num_members": 2}, "got nothing"),
         ({"classes": ["a", "b"]}, "expected ["),
-        ({"posterior": {"name": "vblll"}}, "posterior 'vblll' is not built in"),
+        ({"posterior": {"name": "vblll"}}, "unknown posterior 'vblll'"),
         ({"adapter": {"name": "polar", "r": 2}}, "expected ["),
         ({"format_version": 2}, "has format version 2"),
     ],

@@ -16,7 +16,7 @@ QUICK = {
 # peft reads an attribute that transformers renamed.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
-    pytest.mark.usefixtures("beside_nothing"),
+    pytest.mark.usefixtures("few_resamples"),
 ]
 
 

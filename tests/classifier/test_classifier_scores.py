@@ -13,7 +13,7 @@ from bayeslora.engine.calibrate import prepare_rows
 from bayeslora.engine.data import columns_of
 from bayeslora.posteriors.feature_scores import FEATURE_SCORES
 
-pytestmark = pytest.mark.usefixtures("beside_nothing")
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 ALWAYS = {"logit_variance", "energy", "max_logit"}
 USUAL = ("mahalanobis", "middle_mahalanobis", "unfamiliarity")
@@ -86,11 +86,3 @@ def test_what_cannot_be_had_is_refused_before_anything_is_loaded(foreign):
         new("/nowhere").fit(rows, feature_scores="novelty")
     with refused("several-networks", "'ensemble'"):
         new("/nowhere", "lora", "ensemble").fit(rows, feature_scores="knn")
-    for name in ("mahalanobis", "middle_mahalanobis"):
-        twice = [row | {"id": str(place)} for place, row in enumerate(toy_rows(3) * 2)]
-        for few in (toy_rows(3), twice):
-            with refused("input", "Mahalanobis"):
-                new("/nowhere", "lora", "mle").fit(few, feature_scores=f"knn,{name}")
-    # The combination contains such a distance.
-    with refused("input", "Mahalanobis"):
-        new("/nowhere", "lora", "mle").fit(toy_rows(3), feature_scores="unfamiliarity")

@@ -9,7 +9,7 @@ from bayeslora.engine.card import fit_options
 from bayeslora.predictions.collection import group_seeds
 from bayeslora.predictions.record import Predictions
 
-pytestmark = pytest.mark.usefixtures("beside_nothing")
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 TRAIN, HELD = toy_rows(24), toy_rows(12, seed=1)
 

@@ -9,7 +9,7 @@ from usage import TEST, fitted, from_transformers, load, new, same
 
 import bayeslora as bl
 
-pytestmark = pytest.mark.usefixtures("beside_nothing")
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 WITH_PLAIN_MEAN = ("swag", "tfb", "blob", "ivon", "scalabl")
 
@@ -119,13 +119,6 @@ def test_every_link_starts_from_the_same_mean(lora, link):
     assert not mean.epistemic.any()
     assert not np.array_equal(predictions.probs, mean.probs)
     assert same(mean, lora.predict(TEST, num_samples=0, seed=9))
-
-
-def test_calibrating_where_the_fit_was_gives_the_fit(bert):
-    clf = fitted(bert, "lora:r=2", "laplace_lora")
-    expected = clf.predict(TEST)
-    clf.calibrate(toy_rows(24), toy_rows(12, seed=1))
-    assert same(clf.predict(TEST), expected)
 
 
 def test_the_rows_of_the_fit_give_the_sigma_of_the_fit(bert):

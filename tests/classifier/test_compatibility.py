@@ -205,7 +205,7 @@ def check_laws(clf, backbone, folder):
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
-@pytest.mark.usefixtures("beside_nothing")  # neither comparison nor intervals are in the record
+@pytest.mark.usefixtures("few_resamples")  # intervals are not in the record
 def test_finished_networks_are_calibrated_or_refused_as_before(
     backbone, golden, adapter, caplog, tmp_path
 ):
@@ -227,8 +227,7 @@ def main():
     from tiny import tiny_llama
 
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bayeslora.engine.calibrate.beside_others", lambda *_: None)
+    with tempfile.TemporaryDirectory() as folder:
         place = load_backbone(str(tiny_llama(Path(folder) / "llama")), dtype="float32")
         every = {
             GOLDEN: {

@@ -4,8 +4,7 @@ import logging
 
 import pytest
 from foreign_models import saved
-from refusal import refused
-from tiny import SIZES, toy_rows
+from tiny import SIZES
 
 import bayeslora as bl
 from bayeslora import MLE
@@ -27,16 +26,6 @@ def limit_of(family, tmp_path):
 def test_the_limit_is_that_of_the_positions(tmp_path, family, reserved):
     limit = limit_of(family, tmp_path)
     assert limit == (None if reserved is None else LIMIT - reserved)
-
-
-@pytest.mark.parametrize("kind", ["llama", "bert"])
-def test_fit_refuses_more_and_writes_nothing(request, tmp_path, kind):
-    clf = bl.BayesianClassifier(
-        request.getfixturevalue(kind), "lora:r=2", "mle", max_length=200, progress=False
-    )
-    with refused("input", "max_length", LIMIT, "200"):
-        clf.fit(toy_rows(12), epochs=1, out=tmp_path / "model")
-    assert not (tmp_path / "model").exists()
 
 
 def test_the_note_names_the_length_that_was_kept(foreign, caplog):

@@ -1,6 +1,5 @@
 """The checkpoint of a network: whole or absent, and never run."""
 
-import pytest
 import torch
 from crashes import survivors
 
@@ -14,7 +13,7 @@ def checkpoint(step):
     return {"x": torch.tensor([float(step)])}, {"epoch": step}
 
 
-def test_a_checkpoint_is_read_as_it_was_written(tmp_path, caplog):
+def test_a_checkpoint_is_read_as_it_was_written(tmp_path):
     folder = tmp_path / "member-0"
     assert read_checkpoint(None) is None
     assert read_checkpoint(folder) is None
@@ -22,16 +21,6 @@ def test_a_checkpoint_is_read_as_it_was_written(tmp_path, caplog):
         write_checkpoint(folder, *checkpoint(step))
         assert read_checkpoint(folder) == checkpoint(step)
     assert [path.name for path in folder.iterdir()] == ["checkpoint.safetensors"]
-    assert not caplog.records
-
-
-@pytest.mark.parametrize("content", [b"", b"\x80\x04K\x01.", b"whole"])
-def test_a_checkpoint_that_cannot_be_read_is_passed_over(tmp_path, caplog, content):
-    write_checkpoint(tmp_path, *checkpoint(1))
-    path = tmp_path / "checkpoint.safetensors"
-    path.write_bytes(path.read_bytes()[:-3] if content == b"whole" else content)
-    assert read_checkpoint(tmp_path) is None
-    assert str(path) in caplog.text
 
 
 def test_killed_while_a_checkpoint_is_written(tmp_path):

@@ -93,16 +93,6 @@ def dropout(decoder):
     return fitted(decoder, MCDropout(p=0.3, num_samples=4))
 
 
-def test_dropout_spreads_the_predictions(decoder, dropout):
-    output = logits(decoder, MCDropout(p=0.3, num_samples=4), dropout)
-    assert output.samples.shape == (4, 12, 3)
-    assert float(output.variance.min()) > 0
-    again = logits(decoder, MCDropout(p=0.3, num_samples=4), dropout)
-    assert torch.equal(output.samples, again.samples)
-    other = logits(decoder, MCDropout(p=0.3, num_samples=4), dropout, seed=1)
-    assert not torch.equal(output.samples, other.samples)
-
-
 def test_no_samples_is_the_network_without_dropout(decoder, dropout):
     posterior = MCDropout(p=0.3, num_samples=4)
     mean = logits(decoder, posterior, dropout, num_samples=0)

@@ -13,7 +13,6 @@ from bayeslora import MLE, VBLL, Laplace, TemperatureScaling
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.low_rank import drift
 from bayeslora.adapters.polar import PoLAR
-from bayeslora.engine import cross_validation
 from bayeslora.engine import loop as fit_module
 from bayeslora.engine.final_fit import final_fit, fit_last_layer, validation_metrics
 from bayeslora.engine.loop import epochs_without_gain
@@ -80,24 +79,6 @@ def test_the_ends_of_stages_survive_an_interruption(encoder, tmp_path):
     assert not torch.equal(means[1], means[2])
 
 
-def test_a_fit_that_dies_after_its_last_epoch_trains_no_more(encoder, tmp_path, monkeypatch):
-    whole = fresh(encoder, epochs=2)
-    expected = whole.run(tmp_path / "whole", validates=True)
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            cross_validation, "fit_posterior", lambda *_, **__: (_ for _ in ()).throw(KilledError)
-        )
-        with pytest.raises(KilledError):
-            fresh(encoder, epochs=2).run(tmp_path / "again", validates=True)
-    resumed, seen = fresh(encoder, epochs=2), []
-    result = resumed.run(
-        tmp_path / "again", validates=True, on_epoch=lambda number, _: seen.append(number)
-    )
-    assert seen == []
-    assert equal_states(whole.network.trained_state(), resumed.network.trained_state())
-    assert result == expected
-
-
 def scripted(monkeypatch, values):
     """Patch validation to report these NLLs, one per epoch, whatever the network does."""
     monkeypatch.setattr(
@@ -120,19 +101,6 @@ def test_early_stopping_keeps_the_best_epoch(encoder, tmp_path, monkeypatch):
     assert [entry["validation_nll"] for entry in result.history] == [0.9, 0.5, 0.7, 0.6]
     assert result.best_epoch == 2
     assert equal_states(fit.network.trained_state(), states[2])
-
-
-def test_patience_outlasts_an_interruption(encoder, tmp_path, monkeypatch):
-    """An epoch without improvement before the crash and one after it count as two."""
-    scripted(monkeypatch, iter([0.5, 0.7]))
-    with pytest.raises(KilledError):
-        fresh(encoder, MLE(), epochs=5, patience=2).run(
-            tmp_path, validates=True, on_epoch=die_after(3)
-        )
-    scripted(monkeypatch, iter([0.6, 0.1]))
-    result = fresh(encoder, MLE(), epochs=5, patience=2).run(tmp_path, validates=True)
-    assert [entry["validation_nll"] for entry in result.history] == [0.5, 0.7, 0.6]
-    assert result.best_epoch == 1
 
 
 @pytest.mark.parametrize(

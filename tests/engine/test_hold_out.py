@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from refusal import refused
 
 from bayeslora import BayesianClassifier
 from bayeslora.data.columns import DataColumns
@@ -111,17 +110,3 @@ def test_a_refit_follows_the_schedule_of_all_epochs_and_stops_earlier(backbone, 
     seen.clear()
     fitted(backbone, adapter, "mle", epochs=most)
     assert all(torch.equal(*pair) for pair in zip(refit, seen[0][2], strict=True))
-
-
-@pytest.mark.parametrize("share", [-0.1, 1, 1.5, "half", True])
-def test_what_is_no_share_is_refused(backbone, share):
-    with refused("option", "hold_out"):
-        fitted(backbone, hold_out=share)
-
-
-def test_classes_of_a_single_row_are_named_before_the_work(backbone, caplog):
-    rows = [{"text": f"text {k}", "label": "rare" if k == 0 else "ab"[k % 2]} for k in range(9)]
-    clf = BayesianClassifier(backbone, "none", "mle", dtype="float32", progress=False)
-    clf.fit(rows)
-    assert "1 of 3" in caplog.text
-    assert "'rare'" in caplog.text

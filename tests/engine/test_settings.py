@@ -21,24 +21,18 @@ from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import progress_bar, quiet_transformers
 from bayeslora.engine.training_options import CHOSEN, ColumnNames, FitOptions, TrainingSettings
 from bayeslora.errors import InputError
-from bayeslora.option_checks import Count, meanings, with_meanings
+from bayeslora.option_checks import meanings
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"epochs": 0}, "epochs must be"),
-        ({"epochs": 2.5}, "epochs must be"),
-        ({"epochs": True}, "epochs must be"),
         ({"batch_size": True}, "batch_size must be"),
-        ({"batch_size": -1}, "batch_size must be"),
-        ({"patience": 0}, "patience must be"),
         ({"head_lr": 0}, "head_lr must be"),
         ({"head_lr": float("nan")}, "head_lr must be"),
         ({"warmup": 1}, "warmup must be"),
         ({"seed": -1}, "seed must be"),
-        ({"seed": 2**32}, "seed must be"),
-        ({"seed": "a"}, "seed must be"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):
@@ -71,27 +65,6 @@ def test_an_option_of_fit_is_its_field_everywhere(name):
     assert (name in TrainingSettings().recorded()) is (name not in NOT_TRAINING)
     field, keyword = (get_type_hints(kind)[name] for kind in (TrainingSettings, FitOptions))
     assert keyword is Any or {*get_args(keyword), keyword} >= ({*get_args(field)} or {field})
-
-
-def test_a_new_field_is_in_the_docstring_and_the_record():
-    @dataclasses.dataclass(frozen=True)
-    class More(TrainingSettings):
-        laps: Count = 3
-        """Laps of the track."""
-
-    @with_meanings(More, ["laps"])
-    def drive():
-        """Drive.
-
-        Args:
-            car: A car.
-
-        Raises:
-            InputError: It is broken.
-        """
-
-    assert More(laps=5).recorded()["laps"] == 5
-    assert "car: A car.\n    laps: Laps of the track (default: 3).\n\nRaises:" in drive.__doc__
 
 
 def test_a_plan_reads_back_from_its_record():

@@ -10,7 +10,6 @@ from bayeslora.posteriors.registry import (
     CATALOGUE,
     POSTERIORS,
     resolve_posterior,
-    stored_posterior,
 )
 
 GOOD = """
@@ -63,7 +62,7 @@ def test_a_mistake_is_named_with_its_package(site, mistake, caplog, capsys):
     with refused("package", where, *named):
         resolve_posterior(name)
     with refused("package", where):
-        stored_posterior({"name": name})
+        resolve_posterior({"name": name})
     assert [config for config, _ in CATALOGUE.listed()] == list(POSTERIORS.values())
     assert where in caplog.text
     assert resolve_posterior("vbll") == VBLL()
@@ -89,7 +88,7 @@ def test_packages_are_not_looked_through_for_what_is_built_in(monkeypatch):
     posteriors = [
         resolve_posterior(spec) for spec in ("vbll:prior_scale=2", {"name": "laplace"}, VBLL())
     ]
-    assert [posterior.name for posterior in (*posteriors, stored_posterior({"name": "nuts"}))] == [
+    assert [posterior.name for posterior in (*posteriors, resolve_posterior({"name": "nuts"}))] == [
         "vbll",
         "laplace",
         "vbll",
