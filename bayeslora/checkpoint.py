@@ -68,7 +68,8 @@ class ModelRecord:
     """The content of `bayeslora.json`.
 
     Attributes:
-        backbone: `name`, `fingerprint`, `dtype`, and `kind` (`ADAPTED`, `FOREIGN` or `MODULE`).
+        backbone: `name`, `fingerprint`, `dtype`, `kind` (`ADAPTED`, `FOREIGN` or `MODULE`), and
+            the `settings` of its architecture.
         posterior: Name and options.
         classes: Class names in index order.
         columns: Data columns: `text`, `label`, `pair`.

@@ -88,6 +88,8 @@ EMBEDDED_MODELS = {
 }
 
 
+AUTO = "auto"
+"""Name in place of that of an embedded model: the best of those installed for the rows of a fit."""
 TEXTS, QUESTIONS, IMAGES = "minilm", "smollm2-135m", "dinov2-s"
 """Models that are used where none is named: on texts `benchmarks/default_fit` chose; questions,
 and answers without labels, need a language model."""
@@ -99,7 +101,7 @@ def directories(*names: object) -> list[Path]:
     The short name of an embedded model never does, even if such a directory exists.
     """
     paths = [Path(name) for name in names if isinstance(name, str | Path)]
-    return [path for path in paths if str(path) not in EMBEDDED_MODELS and path.is_dir()]
+    return [path for path in paths if str(path) not in {*EMBEDDED_MODELS, AUTO} and path.is_dir()]
 
 
 def installed_file(name: str) -> Path | None:

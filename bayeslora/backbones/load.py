@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
+import json
 import re
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,8 @@ from bayeslora.option_checks import Dtype, checked
 from bayeslora.processes import restored_random_state
 
 Kind = Literal["decoder", "encoder", "vision"]
+# Settings that do not affect the computation with trained weights.
+_IDLE_SETTINGS = {"use_cache", "initializer_range", "gradient_checkpointing", "pretraining_tp"}
 
 SHORT_ATTENTION = "bayeslora_short"
 """Name of the implementation in transformers' attention registry."""
@@ -82,6 +85,28 @@ class Backbone:
         if self.cache_dtype == torch.float32:
             return "float32"
         return "bfloat16" if next(self.model.parameters()).dtype == torch.bfloat16 else "auto"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """JSON-ready configuration that the weights do not imply, such as the number of heads."""
+        from transformers import PretrainedConfig
+
+        config = getattr(self.model, "config", None)
+        if not isinstance(config, PretrainedConfig):
+            return {}
+        idle = (PretrainedConfig().to_dict().keys() - {"model_type"}) | _IDLE_SETTINGS
+
+        def without_idle(settings: dict[str, Any]) -> dict[str, Any]:
+            return {
+                key: without_idle(value) if isinstance(value, dict) else value
+                for key, value in settings.items()
+                if key not in idle
+                and not (key.startswith("_") or key.endswith("_token_id") or "dropout" in key)
+            }
+
+        # Infinities, which some architectures use as a limit, are no valid JSON: they become text.
+        text = json.dumps(without_idle(config.to_dict()), default=str)
+        return json.loads(text, parse_constant=str)  # type: ignore[no-any-return]
 
     def clone(self) -> Backbone:
         """Return a backbone with new modules that share every tensor with this backbone.

@@ -66,7 +66,8 @@ class Options(arguments.Overwriting, _HeldOut, _Model, arguments.Rows):
     """output directory"""
     backbone: str | None = option("NAME")
     """minilm (used for texts if none is named), smollm2-135m (questions, --zero-shot), dinov2-s
-    (images), a directory, or a hub id"""
+    (images), a directory, a hub id, or auto: the installed one on whose frozen features a last
+    layer has the lowest held-out NLL"""
     adapter: Any = option(arguments.METHOD)
     """adapter and its options, such as polar:r=4,lr=2e-3; see `bayeslora methods` (default: polar)
     """

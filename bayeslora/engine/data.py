@@ -239,7 +239,13 @@ def encode_for(
         classes = classes_for(record, most_options(rows))
     foreign = record.backbone["kind"] != ADAPTED
     indexed = foreign and not any(name.lstrip("-").isdecimal() for name in classes)
-    return examples.encode_labels(rows, classes, unknown=unknown, indexed=indexed)
+    try:
+        return examples.encode_labels(rows, classes, unknown=unknown, indexed=indexed)
+    except InputError as error:
+        if foreign and classes[0] == "LABEL_0":  # transformers' own, where nobody named them
+            advice = f"{error}; name them in index order, classes=[...] (--classes A,B,...)"
+            raise InputError(advice, code=error.code) from None
+        raise
 
 
 def check_images(rows: Examples, *, images: bool) -> None:

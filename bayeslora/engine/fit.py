@@ -66,7 +66,7 @@ def fit_classifier(
     if out is not None:
         current().first(partial(refuse, out, identity, overwrite=overwrite))
     settled, full_backbone, backbone = settle.by_backbone(requested, data, len(final.rows), load)
-    settle.say_settled(plan, settled)
+    settle.say_settled(plan, settled, data)
     plan = settled
     # The posterior as requested, so that a later `calibrate` chooses on its own rows.
     planned = replace(plan, posterior=requested.posterior).recorded(backbone)

@@ -274,16 +274,28 @@ def check_place(record: ModelRecord, *, trust_remote_code: bool) -> None:
 
 
 def check_backbone(record: ModelRecord, backbone: Backbone) -> None:
-    """Raise InputError if a backbone does not have the weights that a model was made for.
+    """Raise InputError if a backbone is not the one that a model was made for.
+
+    Settings on one side only are skipped, since versions of transformers differ in them.
 
     Args:
         record: Of the model.
         backbone: The loaded backbone.
+
+    Raises:
+        InputError: Its weights or the settings of its architecture differ.
     """
-    known = record.backbone
+    known, settings = record.backbone, backbone.settings
+    changes = [
+        f"{name} is {settings[name]!r}, was {value!r}"
+        for name, value in known.get("settings", {}).items()
+        if settings.get(name, value) != value
+    ]
     if backbone.fingerprint != known["fingerprint"]:
+        changes = [f"fingerprint {backbone.fingerprint}, expected {known['fingerprint']}", *changes]
+    if changes:
         raise InputError(
             f"backbone {backbone.name!r} differs from {known['name']!r}, for which the model was "
-            f"made: fingerprint {backbone.fingerprint}, expected {known['fingerprint']}",
+            f"made: {'; '.join(changes)}",
             code="another-backbone",
         )

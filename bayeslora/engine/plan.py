@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from bayeslora.backbones.reading import ALL_LAYERS, Verbaliser
 from bayeslora.backbones.template import RAW, Template
 from bayeslora.checkpoint import ADAPTED, ModelRecord
 from bayeslora.engine.training_options import CHOSEN, TrainingSettings
+from bayeslora.errors import InputError
 from bayeslora.option_checks import MAX_LENGTH, Count, Depth, Dtype, Format, Seed, checked
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.feature_scores import feature_scores
@@ -29,7 +30,7 @@ class Plan:
     which `of` makes an equal plan.
 
     Attributes:
-        backbone: Its name; None for the usual one for the rows.
+        backbone: Its name; None for the usual one for the rows, `auto` for the best installed one.
         dtype: Requested dtype of the frozen weights.
         adapter: Options of the adapter.
         posterior: Options of the posterior.
@@ -94,15 +95,41 @@ class Plan:
             keywords: Those of `FitOptions`; None leaves an option open.
 
         Raises:
-            InputError: An option is not allowed.
+            InputError: An option is not allowed, or has no effect.
         """
         chosen = {
             name: value for name, value in keywords.items() if name in CHOSEN and value is not None
         }
         training = TrainingSettings(**chosen, seed=self.seed)
+        self._refuse_idle(training, chosen)
         return replace(
             self, feature_scores=feature_scores(scores), training=training, chosen=frozenset(chosen)
         )
+
+    def _refuse_idle(self, training: TrainingSettings, chosen: Iterable[str]) -> None:
+        """Raise InputError for options of training that have no effect on these methods."""
+        adapter, posterior, reason = self.adapter, self.posterior, ""
+        if not adapter.trains:
+            reason = "fits the last layer alone, as does --quick"
+        elif adapter.trains_itself:
+            reason = f"{adapter.trains_itself}, by options of its own"
+        for name in chosen:
+            default = None if name in training.unset else getattr(TrainingSettings, name)
+            moves = name not in training.of_rows and getattr(training, name) != default
+            if reason and moves:
+                raise InputError(
+                    f"{name} has no effect with adapter {adapter.name!r}, which {reason}; leave it "
+                    "out, or choose another adapter",
+                    code="no-effect",
+                    options=(name, "adapter"),
+                )
+        if "head_lr" in chosen and posterior.head_lr is not None:
+            lr = f"head_lr={training.head_lr:g}"
+            raise InputError(
+                f"head_lr has no effect on posterior {posterior.name!r}; set its own option "
+                f"instead: {type(posterior).__name__}({lr}), --posterior {posterior.name}:{lr}",
+                code="no-effect",
+            )
 
     def recorded(self, backbone: Backbone | None = None) -> dict[str, Any]:
         """Return the entries of a model's record that hold the plan, JSON-ready.
@@ -119,7 +146,11 @@ class Plan:
         }
         loaded: dict[str, Any] = {}
         if backbone is not None:
-            loaded = {"fingerprint": backbone.fingerprint, "kind": ADAPTED}
+            loaded = {
+                "fingerprint": backbone.fingerprint,
+                "settings": backbone.settings,
+                "kind": ADAPTED,
+            }
         return {
             "backbone": {
                 "name": lasting_name(self.backbone) if self.backbone else None,

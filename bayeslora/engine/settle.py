@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -15,13 +16,17 @@ from bayeslora.backbones import embedded, reading
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.reading import class_words
 from bayeslora.backbones.template import RAW, Template
+from bayeslora.data.splits import stratified_sample
 from bayeslora.engine import build
 from bayeslora.engine.cross_validation import divided, held_out_parts, split_off
-from bayeslora.engine.data import TrainingData, check_images
+from bayeslora.engine.data import LabelledExamples, TrainingData, check_images
+from bayeslora.engine.network import feature_rows, prepare, set_feature_scale
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import require_tracker
+from bayeslora.engine.starts import best_prior_scale
 from bayeslora.engine.training_options import TrainingSettings, default_epochs
-from bayeslora.errors import InputError
+from bayeslora.errors import InputError, MissingAssetError
+from bayeslora.plain_text import listed
 from bayeslora.posteriors.base import FEW_ROWS, FitFacts, Posterior
 from bayeslora.posteriors.feature_scores import check_feature_scores, settled_scores
 from bayeslora.posteriors.registry import build_head
@@ -105,7 +110,13 @@ def by_backbone(
         InputError: The backbone cannot be loaded, or cannot read these rows as chosen.
     """
     plan = replace(plan, posterior=plan.posterior.settled(fit_facts(plan, data)))
-    whole, backbone = _read(plan, data, load(str(plan.backbone)))
+    name = str(plan.backbone)
+    if name == embedded.AUTO:
+        loaded = choose_backbone(plan, data, load, lambda each: _read(plan, data, each)[1])
+        name = loaded.name
+    else:
+        loaded = load(name)
+    whole, backbone = _read(plan, data, loaded)
     shared = plan.format == "options"  # options share one weight vector
     classes = 1 if shared else len(data.classes)
     # A language model that answers is adapted in more layers.
@@ -113,6 +124,7 @@ def by_backbone(
     num_adapted = layers_that_answer(reading.num_layers(backbone)) if answers else USUAL_LAYERS
     plan = replace(
         plan,
+        backbone=name,
         depth=backbone.depth or reading.ALL_LAYERS,
         template=backbone.template or Template(RAW),
         posterior=plan.posterior.sized(classes, backbone.num_features + shared, num_rows),
@@ -121,14 +133,14 @@ def by_backbone(
     return plan, whole, backbone
 
 
-def say_settled(chosen: Plan, settled: Plan) -> None:
-    """Log what was left open, and what it became."""
+def say_settled(chosen: Plan, settled: Plan, data: TrainingData) -> None:
+    """Log what was left open, and what it became, and name classes of a single row."""
     words = [
         f"{name} {getattr(settled.training, name)}"
         for name in settled.training.unset
         if name not in chosen.chosen
     ]
-    if chosen.backbone is None:
+    if chosen.backbone in (None, embedded.AUTO):
         words.insert(0, f"backbone {settled.backbone}")
     if chosen.depth is None and settled.depth != reading.ALL_LAYERS:
         words.append(f"depth {settled.depth}")
@@ -136,6 +148,13 @@ def say_settled(chosen: Plan, settled: Plan) -> None:
         words.append(f"template {settled.template and settled.template.frame!r}")
     if words:
         logger.info("by default: %s", ", ".join(words))
+    rows = data.rows
+    alone = [str(name) for name, count in Counter(rows.labels).items() if count == 1]
+    if alone and rows.choices is None:
+        logger.warning(
+            "%s: only one row in %d of %d classes: %s",
+            *(rows.source, len(alone), len(data.classes), listed(alone)),
+        )
 
 
 def _read(plan: Plan, data: TrainingData, loaded: Backbone) -> tuple[Backbone, Backbone]:
@@ -212,3 +231,70 @@ def _check_held_out(plan: Plan, data: TrainingData) -> None:
         reason = f"keep_folds does not support posterior {posterior.name!r}"
     if reason:
         raise InputError(reason, code="clash", options=("refit", "keep_folds", "hold_out", "cv"))
+
+
+# More rows would only separate backbones of negligible difference.
+_ENOUGH_ROWS, _FOLDS = 640, 5
+
+
+def choose_backbone(
+    plan: Plan,
+    data: TrainingData,
+    load: Callable[[str], Backbone],
+    read: Callable[[Backbone], Backbone],
+) -> Backbone:
+    """Return the installed backbone with the lowest held-out NLL of a last layer on its features.
+
+    The fifths of at most 640 training rows are held out in turn. Only vision models read images,
+    and only decoders score the options of questions.
+
+    Args:
+        plan: What was chosen.
+        data: Training data.
+        load: Returns an embedded backbone by its name.
+        read: Returns a loaded backbone at the depth and with the template of the fit.
+
+    Raises:
+        MissingAssetError: No such backbone is installed.
+    """
+    kinds = {"vision"} if data.rows.images else {"decoder", "encoder"}
+    if data.rows.choices is not None or plan.verbaliser not in (None, "none"):
+        kinds = {"decoder"}
+    loaded, read_as = {}, {}
+    for name, model in embedded.EMBEDDED_MODELS.items():
+        if model.kind not in kinds or embedded.installed_file(name) is None:
+            continue
+        loaded[name] = load(name)
+        read_as[name] = read(loaded[name])
+    if not read_as:
+        raise MissingAssetError(
+            "backbone 'auto' compares installed backbones, but none that reads these rows is "
+            "installed (`bayeslora info` shows how), or name a backbone"
+        )
+    if len(read_as) == 1:
+        return loaded[next(iter(read_as))]
+    losses = {name: _loss(plan, data, backbone) for name, backbone in read_as.items()}
+    best = min(losses, key=losses.__getitem__)
+    shown = ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
+    logger.info("backbone: %s; held-out NLL of a last layer without an adapter: %s", best, shown)
+    return loaded[best]
+
+
+def _loss(plan: Plan, data: TrainingData, backbone: Backbone) -> float:
+    """Return the held-out NLL of a last layer on a backbone, in nats per row."""
+    network = build.build_network(backbone, plan, len(data.classes))
+    rows = _sample(data, plan.seed)
+    texts = prepare(network.encoder, rows, progress=plan.progress, say=False)
+    set_feature_scale(network, texts)
+    features = feature_rows(network, texts).double()
+    return best_prior_scale(features, len(data.classes), plan.seed, folds=_FOLDS)[1]
+
+
+def _sample(data: TrainingData, seed: int) -> LabelledExamples:
+    """Return the training rows, or a stratified sample of 640 or one per class."""
+    examples, labels = data.train
+    enough = max(_ENOUGH_ROWS, len(data.classes))
+    if len(examples) <= enough:
+        return examples, labels
+    chosen = stratified_sample(labels.numpy(), enough, seed)
+    return examples.take(chosen), labels[chosen]

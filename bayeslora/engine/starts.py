@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -70,7 +70,7 @@ class LinearProbe:
             prior_mean: [C, d] M; None for zero.
         """
         rows = rows.double()
-        best = best_prior_scale(rows, num_classes, seed, prior_mean)
+        best, _ = best_prior_scale(rows, num_classes, seed, prior_mean)
         shares = torch.bincount(rows.targets).double() / len(rows)
         floor = -_KEPT_ENTROPY * float(torch.special.xlogy(shares, shares).sum())
         head = _head(rows, num_classes, prior_mean)
@@ -142,29 +142,40 @@ class LinearProbes:
 
 
 def best_prior_scale(
-    rows: Features, num_classes: int, seed: int, prior_mean: Tensor | None = None
-) -> float:
-    """Return the τ of `SCALES` with the lowest NLL on held-out rows.
+    rows: Features, num_classes: int, seed: int, prior_mean: Tensor | None = None, *, folds: int = 1
+) -> tuple[float, float]:
+    """Return the τ of `SCALES` with the lowest NLL on held-out rows, and this NLL in nats per row.
 
     Args:
         rows: N labelled rows in float64.
         num_classes: C.
-        seed: Seed of the division into fifths, of which the first is held out.
+        seed: Seed of the division into fifths.
         prior_mean: [C, d] M; None for zero.
+        folds: Number of the fifths that are held out in turn.
     """
-    best, lowest = SCALES[0], math.inf
     if len(rows) < _FOLDS:
-        return best
+        return SCALES[0], math.log(num_classes)
     fold = torch.from_numpy(stratified_folds(rows.targets.cpu().numpy(), _FOLDS, seed))
     fold = fold.to(rows.values.device)
-    others, unseen = rows.take(fold != 0), rows.take(fold == 0)
-    head = _head(others, num_classes, prior_mean)
+    paths = [
+        (rows.take(fold == part), _path(rows.take(fold != part), num_classes, prior_mean))
+        for part in range(folds)
+    ]
+    best, lowest = SCALES[0], math.inf
     for scale in SCALES:
-        loss = _nll(unseen, _solved(head, others, scale))
+        losses = [_nll(unseen, next(path)) * len(unseen) for unseen, path in paths]
+        loss = sum(losses) / sum(len(unseen) for unseen, _ in paths)
         if loss >= lowest:
             break
         best, lowest = scale, loss
-    return best
+    return best, lowest
+
+
+def _path(rows: Features, num_classes: int, prior_mean: Tensor | None) -> Iterator[Tensor]:
+    """Yield W(τ) for each τ of `SCALES`."""
+    head = _head(rows, num_classes, prior_mean)
+    for scale in SCALES:
+        yield _solved(head, rows, scale)
 
 
 def _head(rows: Features, num_classes: int, prior_mean: Tensor | None) -> PointHead:

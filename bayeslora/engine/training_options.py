@@ -33,6 +33,8 @@ class TrainingSettings(Options):
 
     unset: ClassVar[tuple[str, ...]] = ("epochs", "cv")
     """Options that depend on the method and the rows unless they are set."""
+    of_rows: ClassVar[tuple[str, ...]] = ("cv", "hold_out", "refit", "keep_folds")
+    """Options that matter to fits of the last layer alone, too: they say what the rows are for."""
 
     epochs: Count = 5
     """Maximum number of epochs. By default 15 if validation rows select the epoch (not with SWAG),
