@@ -1,5 +1,7 @@
 """Defaults that `fit` chooses."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny import toy_questions
@@ -9,8 +11,10 @@ import bayeslora as bl
 from bayeslora import classifier
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar import PoLAR
+from bayeslora.backbones.load import load_backbone
 from bayeslora.data.examples import Examples
 from bayeslora.engine import fit as procedure
+from bayeslora.engine import settle
 
 pytestmark = pytest.mark.usefixtures("few_resamples", "default_epochs")
 
@@ -126,3 +130,22 @@ def test_without_a_preference_the_rows_decide_which_backbone_is_loaded(
         bl.BayesianClassifier(**options, progress=False).fit(rows)
     with pytest.raises(LoadedError, match="smollm2-135m"):
         bl.BayesianClassifier(progress=False).zero_shot(["good", "bad"])
+
+
+@pytest.mark.parametrize("losses", [(0.2, 0.4), (0.4, 0.2)])
+def test_auto_takes_the_backbone_whose_frozen_features_lose_least(
+    llama, planned, monkeypatch, losses
+):
+    tiny = load_backbone(llama, device="cpu")
+    expected = dict(zip(("minilm", "smollm2-135m"), losses, strict=True))
+    monkeypatch.setattr(settle.embedded, "installed_file", lambda name: name in expected or None)
+    monkeypatch.setattr(classifier, "load_backbone", lambda name, **_: replace(tiny, name=name))
+    monkeypatch.setattr(settle, "_loss", lambda _plan, _data, backbone: expected[backbone.name])
+    plan = planned(new("auto"), toy_rows(24))
+    assert plan.backbone == min(expected, key=expected.get)
+
+
+def test_classes_of_one_row_are_named(planned, llama, caplog):
+    with caplog.at_level("WARNING"):
+        planned(new(llama), [*toy_rows(24), {"id": "x", "text": "odd", "label": "rare"}], cv=0)
+    assert "rare" in caplog.text

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from refusal import refused
 from sklearn.linear_model import LogisticRegression
 from tiny import toy_rows
 
@@ -84,3 +85,13 @@ def test_the_backbone_runs_once_for_each_text(backbones, monkeypatch):
     fitted(backbones["llama"], validation=HELD)
     # Held-out rows are predicted once more to report their scores.
     assert sum(seen) == len(ROWS) + 2 * len(HELD)
+
+
+IDLE = {"epochs": 3, "batch_size": 8, "head_lr": 0.1}
+
+
+@pytest.mark.parametrize("option", IDLE)
+def test_options_of_training_are_refused(backbones, option):
+    with refused("no-effect") as caught:
+        fitted(backbones["llama"], "map", fit={option: IDLE[option]})
+    assert caught.value.options[0] == option
