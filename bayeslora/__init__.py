@@ -59,12 +59,12 @@ if TYPE_CHECKING:
     from bayeslora.recalibration.bayesian import BayesianLogistic as BayesianLogistic
     from bayeslora.recalibration.bayesian import BayesianTemperature as BayesianTemperature
     from bayeslora.recalibration.linear import MatrixScaling as MatrixScaling
+    from bayeslora.recalibration.linear import Temperature as Temperature
     from bayeslora.recalibration.linear import VectorScaling as VectorScaling
     from bayeslora.recalibration.one_vs_rest import BetaCalibration as BetaCalibration
     from bayeslora.recalibration.one_vs_rest import HistogramBinning as HistogramBinning
     from bayeslora.recalibration.one_vs_rest import IsotonicRegression as IsotonicRegression
     from bayeslora.recalibration.recalibrate import recalibrate as recalibrate
-    from bayeslora.recalibration.temperature import Temperature as Temperature
     from bayeslora.reporting.model_card import model_card_section as model_card_section
     from bayeslora.reporting.model_card import update_model_card as update_model_card
     from bayeslora.reporting.report import Report as Report

@@ -24,8 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bayeslora.metrics.bootstrap import cell_matrix, clusters_in
-from bayeslora.metrics.intervals import wilson
+from bayeslora.metrics.intervals import cell_matrix, clusters_in, wilson
 from bayeslora.metrics.scores import Bin, CoveragePoint
 from bayeslora.option_checks import as_integer
 

@@ -21,7 +21,6 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.metrics.bootstrap import blocks, cell_matrix, num_units
 from bayeslora.metrics.calibration import (
     BinSums,
     bin_places,
@@ -29,7 +28,7 @@ from bayeslora.metrics.calibration import (
     first_above,
     top_label,
 )
-from bayeslora.metrics.intervals import Resampling
+from bayeslora.metrics.intervals import Resampling, blocks, cell_matrix, num_units
 from bayeslora.metrics.rowwise import ClasswiseSums, LabelledRows, Scoring, brier_parts
 from bayeslora.processes import threaded
 

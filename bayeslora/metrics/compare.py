@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.metrics.bootstrap import num_units, values_of, without_gaps
 from bayeslora.metrics.calibration import NUM_BINS, as_num_bins
 from bayeslora.metrics.chance import SIGNIFICANT
 from bayeslora.metrics.differences import (
@@ -33,7 +32,7 @@ from bayeslora.metrics.differences import (
     over_seeds_of,
     permutation_p,
 )
-from bayeslora.metrics.intervals import Bootstrap, Resampling
+from bayeslora.metrics.intervals import Bootstrap, Resampling, num_units, values_of, without_gaps
 from bayeslora.metrics.scores import SCORES, Score, chosen_keys, difference_digits, without_nan
 from bayeslora.option_checks import as_integer
 from bayeslora.plain_text import counted

@@ -33,10 +33,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bayeslora.errors import InputError
-from bayeslora.metrics.bootstrap import Rows, Statistic, blocks, num_units
 from bayeslora.metrics.calibration import bin_sums, top_label
 from bayeslora.metrics.evaluate import statistic
-from bayeslora.metrics.intervals import Resampling, Spread
+from bayeslora.metrics.intervals import Resampling, Rows, Spread, Statistic, blocks, num_units
 from bayeslora.metrics.rowwise import LabelledRows, row_scores
 from bayeslora.metrics.scores import SCORE_KEYS, SCORES, Kind, Score
 from bayeslora.metrics.seeds import t_interval, welch_interval

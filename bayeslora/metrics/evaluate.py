@@ -15,15 +15,6 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.metrics.bootstrap import (
-    MAX_ROWS,
-    Rows,
-    Statistic,
-    check_columns,
-    column_names,
-    values_of,
-    without_gaps,
-)
 from bayeslora.metrics.calibration import (
     COVERAGES,
     NUM_BINS,
@@ -38,12 +29,19 @@ from bayeslora.metrics.calibration import (
 from bayeslora.metrics.chance import CHANCE_KEYS, SIGNIFICANT, errors_by_chance, p_values
 from bayeslora.metrics.intervals import (
     LEVEL,
+    MAX_ROWS,
     Bootstrap,
     Resampling,
+    Rows,
+    Statistic,
+    check_columns,
+    column_names,
     from_zero,
     resampled_means,
     share_score,
+    values_of,
     with_rare_errors,
+    without_gaps,
 )
 from bayeslora.metrics.ood import detect
 from bayeslora.metrics.rowwise import (

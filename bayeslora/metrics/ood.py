@@ -39,8 +39,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.metrics.bootstrap import Rows, Statistic
-from bayeslora.metrics.intervals import Resampling, Spread
+from bayeslora.metrics.intervals import Resampling, Rows, Spread, Statistic
 from bayeslora.metrics.scores import DETECTION_SCORES, OODScores, Score
 from bayeslora.option_checks import LINKS
 from bayeslora.predictions.collection import QUESTION_FORMAT

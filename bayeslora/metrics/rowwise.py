@@ -47,9 +47,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.metrics.bootstrap import cell_matrix
 from bayeslora.metrics.calibration import NUM_BINS, bin_places, equal_width_edges
-from bayeslora.metrics.intervals import Resampling
+from bayeslora.metrics.intervals import Resampling, cell_matrix
 from bayeslora.predictions.record import Predictions
 
 CLAMP = 1e-12

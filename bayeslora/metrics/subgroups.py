@@ -23,14 +23,6 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.metrics.bootstrap import (
-    Rows,
-    Statistic,
-    blocks,
-    cell_matrix,
-    clusters_in,
-    without_gaps,
-)
 from bayeslora.metrics.calibration import bin_places
 from bayeslora.metrics.chance import (
     SIGNIFICANT,
@@ -41,10 +33,16 @@ from bayeslora.metrics.chance import (
 )
 from bayeslora.metrics.intervals import (
     IntervalMethod,
+    Rows,
+    Statistic,
+    blocks,
+    cell_matrix,
+    clusters_in,
     from_zero,
     interval_of,
     share_score,
     with_rare_errors,
+    without_gaps,
 )
 from bayeslora.metrics.rowwise import LabelledRows, Scoring, class_counts, classwise_bins
 from bayeslora.metrics.scores import ALL_SCORES, Kind, PartScores

@@ -23,7 +23,7 @@ from bayeslora.logits import GaussianLogits, Logits
 from bayeslora.option_checks import Positive, UpTo1000
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE, FitFacts, Posterior
 from bayeslora.posteriors.types import Features, LastLayer, check_features, check_fit
-from bayeslora.recalibration.temperature import best_inverse
+from bayeslora.recalibration.linear import best_inverse
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from bayeslora.held_out import settled_order
 from bayeslora.option_checks import Count, Seed
 from bayeslora.predictions.record import Predictions
 from bayeslora.processes import row_slices
+from bayeslora.recalibration.linear import SMALLEST
 from bayeslora.recalibration.recalibrate import FLOOR, Array, Recalibrator, log_probs, renormalised
-from bayeslora.recalibration.temperature import SMALLEST
 
 LEVELS = (0.025, 0.975)
 """Quantiles of the draws at the ends of an interval."""

@@ -247,7 +247,7 @@ logger = logging.getLogger(__name__)
 
 RECALIBRATORS = BuiltIn(
     {
-        "temperature": "bayeslora.recalibration.temperature:Temperature",
+        "temperature": "bayeslora.recalibration.linear:Temperature",
         "vector": "bayeslora.recalibration.linear:VectorScaling",
         "matrix": "bayeslora.recalibration.linear:MatrixScaling",
         "beta": "bayeslora.recalibration.one_vs_rest:BetaCalibration",

@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
-from bayeslora.metrics.bootstrap import clusters_in, values_of
 from bayeslora.metrics.compare import COMPARED, Comparison, compare
 from bayeslora.metrics.differences import paired
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.metrics.intervals import Bootstrap, wilson
+from bayeslora.metrics.intervals import Bootstrap, clusters_in, values_of, wilson
 from bayeslora.metrics.rowwise import LabelledRows, row_scores
 from bayeslora.metrics.scores import SCORES, Bin, Score, Scores
 from bayeslora.metrics.seeds import over_seeds

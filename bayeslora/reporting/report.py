@@ -21,7 +21,7 @@ from bayeslora.io import (
     refuse_target,
     write_json,
 )
-from bayeslora.metrics.bootstrap import column_names
+from bayeslora.metrics.intervals import column_names
 from bayeslora.metrics.scores import Scores, without_nan
 from bayeslora.plain_text import clean
 from bayeslora.predictions import collection

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.io import atomic_file
-from bayeslora.metrics.bootstrap import Prepare, Rows, Statistic
 from bayeslora.metrics.calibration import bin_places, bin_sums, top_label
 from bayeslora.metrics.chance import (
     CHANCE_KEYS,
@@ -30,7 +29,15 @@ from bayeslora.metrics.chance import (
     p_values,
 )
 from bayeslora.metrics.evaluate import set_scores, statistic
-from bayeslora.metrics.intervals import Resampling, bootstrap_interval, from_zero, wilson
+from bayeslora.metrics.intervals import (
+    Prepare,
+    Resampling,
+    Rows,
+    Statistic,
+    bootstrap_interval,
+    from_zero,
+    wilson,
+)
 from bayeslora.metrics.ood import DETECTION, detect, detection, sorted_by_uncertainty
 from bayeslora.metrics.rowwise import CLAMP, LabelledRows, Scoring, labelled_rows
 from bayeslora.metrics.scores import SCORE_KEYS, SCORES, Score

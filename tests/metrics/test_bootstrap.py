@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from bayeslora.metrics import bootstrap
-from bayeslora.metrics.bootstrap import bootstrap_deviations
+from bayeslora.metrics import intervals
 from bayeslora.metrics.calibration import bin_sums, ece, top_label
-from bayeslora.metrics.intervals import bootstrap_interval
+from bayeslora.metrics.intervals import bootstrap_deviations, bootstrap_interval
 
 
 def mean_of(values):
@@ -55,7 +54,7 @@ def test_the_spread_of_a_mean_is_its_standard_error():
 
 
 def test_large_sets_have_the_spread_of_their_size_not_of_the_part(monkeypatch):
-    monkeypatch.setattr(bootstrap, "MAX_ROWS", 500)
+    monkeypatch.setattr(intervals, "MAX_ROWS", 500)
     values = np.random.default_rng(0).normal(size=5000)
     deviations = bootstrap_deviations(mean_of(values), [5000], 4000, seed=0)
     # 1.1 % as above, and the deviation of 500 rows errs by 1/sqrt(1000) = 3.2 %: five times 3.4 %

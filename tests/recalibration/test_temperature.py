@@ -9,7 +9,7 @@ from faulty_rows import nll, rows
 
 from bayeslora.plain_text import counted
 from bayeslora.predictions.record import Predictions
-from bayeslora.recalibration.temperature import Temperature
+from bayeslora.recalibration.linear import Temperature
 
 
 @pytest.mark.parametrize("sharp", [0.3, 5.0])

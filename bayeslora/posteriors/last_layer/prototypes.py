@@ -24,7 +24,7 @@ from bayeslora.option_checks import Positive
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.point import AroundPoint
 from bayeslora.posteriors.types import Features, FinalFit, check_features, check_fit
-from bayeslora.recalibration.temperature import best_inverse
+from bayeslora.recalibration.linear import best_inverse
 
 
 @dataclass(frozen=True)
