@@ -21,11 +21,6 @@ def test_an_option_without_what_it_is_about_is_refused(refused, files, tmp_path,
     assert named in refused(*(places.get(word, word) for word in words.split()))
 
 
-def test_an_option_of_a_fit_that_does_nothing_is_refused(refused, world, tmp_path):
-    words = ["fit", world.train, "--backbone", world.llama, "--out", tmp_path / "m"]
-    assert "--data-dir" in refused(*words, "--data-dir", "somewhere")
-
-
 def test_draws_of_what_draws_nothing_are_refused(refused, run, world, tmp_path):
     fit = ["fit", world.train, "--backbone", world.llama, "--epochs", 1, "--posterior", "mle"]
     assert run(*fit, "--adapter", "lora:r=2", "--out", tmp_path / "m").code == 0

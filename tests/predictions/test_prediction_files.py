@@ -151,7 +151,7 @@ def test_labels_are_names_or_else_indices(tmp_path, classes, labels, expected):
     ("text", "named"),
     [
         ("", ()),
-        ("prob_a,prob_b\n", ("'prob_a', 'prob_b'",)),
+        ("prob_a,prob_b\n", ("empty",)),
         (
             "label,text\na,b\n",
             ("prob_<class>", "'label', 'text'"),
