@@ -67,11 +67,11 @@ def plain_transformers() -> list[Predictions]:
         set_seed,
     )
 
-    from bayeslora.data.newsgroups import load_newsgroups
+    from bayeslora.data.newsgroups import IN_DISTRIBUTION, load_newsgroups
 
     posts = load_newsgroups()
     tokenizer = word_tokenizer(posts.train.texts)
-    names = dict(enumerate(posts.classes))
+    names = dict(enumerate(IN_DISTRIBUTION))
     config = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=64,
@@ -101,11 +101,11 @@ def plain_transformers() -> list[Predictions]:
         trainer = Trainer(
             model,
             arguments,
-            train_dataset=_rows(posts.train, tokenizer, posts.classes),
+            train_dataset=_rows(posts.train, tokenizer, IN_DISTRIBUTION),
             data_collator=DataCollatorWithPadding(tokenizer),
         )
         trainer.train()
-        output = trainer.predict(_rows(posts.test, tokenizer, posts.classes))
+        output = trainer.predict(_rows(posts.test, tokenizer, IN_DISTRIBUTION))
     return [
         Predictions.from_prediction_output(
             output, model.config.id2label, ids=posts.test.ids, name="small BERT"

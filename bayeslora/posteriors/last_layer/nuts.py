@@ -300,13 +300,16 @@ def convergence(draws: Tensor) -> Convergence:
     rhat = stats.split_gelman_rubin(draws).max()
     size = max(1, 4 * _CHUNK // draws.shape[1] ** 2)
     parts = torch.split(draws, size, dim=2)
-    sizes = torch.stack([stats.effective_sample_size(part).min() for part in parts]).min()
-    if not (math.isfinite(rhat) and math.isfinite(sizes)):
+    sizes = torch.cat([stats.effective_sample_size(part) for part in parts])
+    total = draws.shape[0] * draws.shape[1]
+    # Antithetic chains may yield a negative correlation time; the limit is Stan's.
+    times = (total / sizes).clamp_min(1 / math.log10(total))
+    if not (math.isfinite(rhat) and bool(times.isfinite().all())):
         raise InputError(
             "the chains did not move, so their draws do not represent the posterior; raise "
             "num_warmup or num_samples, or lower target_accept"
         )
-    return Convergence(float(rhat), float(sizes))
+    return Convergence(float(rhat), float(total / times.max()))
 
 
 logger = logging.getLogger(__name__)
