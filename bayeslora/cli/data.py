@@ -83,6 +83,8 @@ def named_rows(files: Any, args: Any) -> Any:
     if isinstance(files, Mapping):
         refuse(args, ["task"], "has no effect: --multi-task names the tasks")
         return {task: Path(file) for task, file in files.items()}
+    if args.task is None:
+        refuse(args, ["data_dir"], "has no effect without --task")
     if args.task in (None, *KINDS):
         return Path(files)
 

@@ -8,6 +8,7 @@ from typing import Any
 from bayeslora.cli import arguments
 from bayeslora.cli.arguments import given, option
 from bayeslora.cli.output import print_json, show, terminal_width
+from bayeslora.option_checks import as_seed
 
 
 class Options(arguments.Overwriting):
@@ -23,6 +24,8 @@ def run(args: Options) -> None:
     from bayeslora.reporting.report import check_target, report
 
     check_target(Path(args.out), overwrite=bool(args.overwrite))
+    if args.seed is not None:
+        as_seed(args.seed)
 
     from bayeslora.demo import run_demo
     from bayeslora.reporting.console import scores_table

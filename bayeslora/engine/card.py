@@ -87,7 +87,8 @@ def baseline_words(results: Mapping[str, Any]) -> str:
 def held_out_words(results: Mapping[str, Any]) -> str:
     """Return the NLL of held-out rows under a fit and what it should beat; empty if unknown."""
     cheaper = baseline_words(results)
-    own = results.get("validation_nll") or results.get("logit_scale", {}).get("nll")
+    held_out = results.get("held_out") or results.get("logit_scale") or {}
+    own = results.get("validation_nll", held_out.get("nll"))
     return f"{own:.3f}; {cheaper}" if cheaper else ""
 
 

@@ -66,6 +66,7 @@ def read_for(
         return examples.union({task: read_part(rows) for task, rows in data.items()}, record.tasks)
     reading = replace(reading, optional=(examples.TASK,)) if record.tasks else reading
     rows = read(data, columns, labels=labels, keep=names, reading=reading)
+    _check_label_column(record, columns, rows, has_labels=any(rows.labels))
     return (
         examples.with_tasks(examples.among_own(rows, record.tasks), record.classes)
         if record.tasks
@@ -84,7 +85,18 @@ def stream_for(
     """Return what has the rows of `read_for` as pieces; in memory for several tasks."""
     if record.tasks or examples.is_union(data):
         return read_for(record, data, columns, keep=keep, reading=reading)
-    return stream(data, columns, keep=_checked_names(keep), reading=reading)
+    rows = stream(data, columns, keep=_checked_names(keep), reading=reading)
+    here = any(rows.labels) if isinstance(rows, Examples) else columns.label in rows.table.names
+    _check_label_column(record, columns, rows, has_labels=here)
+    return rows
+
+
+def _check_label_column(
+    record: ModelRecord, columns: DataColumns, rows: Examples | Reader, *, has_labels: bool
+) -> None:
+    """Raise InputError if a column that was named for the labels has none."""
+    if not has_labels and columns.label != columns_of(record).label:
+        raise InputError(f"{rows.source}: column {columns.label!r} has no label")
 
 
 def _checked_names(keep: str | Sequence[str]) -> Sequence[str]:

@@ -199,9 +199,10 @@ def _around(network: Network, encoder: Encoder, weight: Tensor) -> Any:
 
 
 def _no_classifier(network: Network, reason: str) -> InputError:
+    instead = "; use --format peft (export_peft) to write the adapter" if network.sites else ""
     return InputError(
         f"no classifier of transformers computes the same as {method_name(network.record)} "
-        f"({reason}); use --format peft (export_peft) to write the adapter"
+        f"({reason}){instead}"
     )
 
 
@@ -230,10 +231,7 @@ def write_peft(network: Network, directory: str | Path, *, overwrite: bool) -> N
     """
     record, encoder = network.record, network.encoder
     if not network.sites or not isinstance(encoder, Encoder):
-        raise InputError(
-            f"{method_name(record)} has no low-rank adapter to export as LoRA; --format merged "
-            "(export_merged) writes the backbone and the last layer of a decoder"
-        )
+        raise InputError(f"{method_name(record)} has no low-rank adapter to export as LoRA")
     name = record.backbone["name"]
     embedded = EMBEDDED_MODELS.get(name)
     base = embedded.hub_id if embedded else str(encoder.model.name_or_path or name)

@@ -111,11 +111,13 @@ def fit_classifier(
         versions=library_versions() | adapter_provider(plan.adapter) | provider(plan.posterior),
     )
     network.finished(record, members, progress=plan.progress)
-    if data.validation is not None and not plan.training.refit:
-        scores = _measured(network, data.validation[0])
+    if data.validation is not None:
+        refit = plan.training.refit
+        scores = {} if refit else _measured(network, data.validation[0])
+        own = record.results["held_out"]["nll"] if refit else scores["validation_nll"]
         if (words := bag_of_words(data.train, data.validation[0])) is not None:
             answers = {"bag_of_words": [(GaussianLogits.point(words), data.validation[1])]}
-            scores["baselines"] = worth(answers, scores["validation_nll"])
+            scores["baselines"] = worth(answers, own)
         network.record = replace(record, results=record.results | scores)
     return network
 

@@ -65,7 +65,8 @@ def train_network(fit: Training) -> FitResult:
     checkpoint = current().first(lambda: read_checkpoint(fit.directory))
     if checkpoint is not None:
         done = (checkpoint[1]["epoch"], fit.settings.epochs)
-        logger.info("%s: resumed after epoch %d of %d", fit.title, *done)
+        if done[0] < done[1]:  # else a later stage of the same fit begins
+            logger.info("%s: resumed after epoch %d of %d", fit.title, *done)
     _begin_adapter(fit, None if checkpoint is None else under("network/", checkpoint[0]))
     set_feature_scale(network, fit.train)
     factor = None

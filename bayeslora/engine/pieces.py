@@ -227,7 +227,7 @@ def _notes(network: Network, draws: int | None) -> dict[str, str]:
     share = record.results.get("posterior", {}).get("prior_share")
     format = record.backbone.get("format")
     held_out = held_out_words(record.results)
-    as_it_was = record.backbone["kind"] == FOREIGN and "calibration" not in record.results
+    calibrated = "yes" if "calibration" in record.results else "no"
     return {
         **method_notes(record, draws),
         "passes": str(passes),
@@ -237,7 +237,7 @@ def _notes(network: Network, draws: int | None) -> dict[str, str]:
         **({} if format is None else {QUESTION_FORMAT: format}),
         **({} if share is None else {"prior_share": f"{share:.3f}"}),
         **({"held_out_nll": held_out} if held_out else {}),
-        **({"calibrated": "no"} if as_it_was else {}),
+        **({"calibrated": calibrated} if record.backbone["kind"] == FOREIGN else {}),
     }
 
 

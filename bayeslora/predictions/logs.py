@@ -247,12 +247,13 @@ def server_records(source: object, rows: Iterable[tuple[int, Record]]) -> list[t
         logger.warning(message, source, counted(cut, "row"))
     if outside > _LOST:
         tokens = sorted(others, key=lambda token: (-others[token], token))[:3]
+        listed_mass = sum(others.values()) / len(lines)
         logger.warning(
             "%s: %.1f %% of the mass, on average, is outside the classes %s%s; it is left out",
             source,
             100 * outside,
             listed(classes),
-            f", most of it listed on {listed(tokens)}" if tokens else "",
+            f" ({100 * listed_mass:.1f} % on {listed(tokens)})" if tokens else "",
         )
     return records
 
@@ -278,18 +279,19 @@ def _stated(where: str, record: Record) -> dict[str, float]:
             value = value["content"][0]["top_logprobs"]
         elif isinstance(value, dict) and isinstance(value.get("top_logprobs"), list):
             value = value["top_logprobs"][0]
-    probs = defaultdict[str, float](float)
+    probs, masses = defaultdict[str, float](float), []
     with suppress(AttributeError, LookupError, OverflowError, TypeError, ValueError):
         of_tokens = value if isinstance(value, list) else []
         pairs = [(each["token"], each["logprob"]) for each in of_tokens] or value.items()
-        for token, logprob in pairs:
-            mass = math.exp(float(logprob))
-            probs[str(token).strip()] += mass
+        masses = [(token, math.exp(float(logprob))) for token, logprob in pairs]
+    for token, mass in masses:
+        probs[str(token).strip()] += mass
     if value is None:
         raise InputError(f"{where}: the answer has no log-probabilities: {shown(record)}")
-    if not probs or not sum(probs.values()) < 1.01:
+    if not probs or not (total := sum(probs.values())) < 1.01:
+        problem = f", whose probabilities sum to {total:.3f}" if probs else ""
         raise InputError(
-            f"{where}: {shown(value)} are not log-probabilities, at most 0, by class or token; "
+            f"{where}: {shown(value)} are not log-probabilities by class or token{problem}; "
             'expected {"logprobs": {"yes": -0.1, "no": -2.4}} or "top_logprobs" of an answer'
         )
     return probs

@@ -222,7 +222,7 @@ def _face_value(facts: Facts) -> Iterator[str]:
             notes = method.method.predictions.metadata
             # A model can get a posterior; a file of probabilities can only be recalibrated.
             verb = "calibrate" if notes.get("calibrated") == "no" else "recalibrate"
-            verb = "" if "recalibration" in notes else verb
+            verb = "" if "recalibration" in notes or notes.get("calibrated") == "yes" else verb
             groups.setdefault((place, verdict, verb), []).append(method)
     for (_, verdict, verb), methods in sorted(groups.items(), key=lambda group: group[0]):
         entry, scores = words()["verdicts"][verdict], methods[0].each[0].scores

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_hub import fake_hub
+from refusal import refused
 from sklearn.base import clone
 from sklearn.calibration import CalibrationDisplay
 from sklearn.metrics import log_loss
@@ -171,3 +172,24 @@ def test_a_model_goes_to_the_hub_and_back(model, tmp_path):
             env=os.environ | variables,
             check=True,
         )
+
+
+def test_labels_may_be_in_another_column_and_a_misspelt_one_is_refused(tmp_path):
+    table = {"target": ["b", "a"], "prob_a": [0.2, 0.7], "prob_b": [0.8, 0.3]}
+    scores = bl.evaluate(table, label_column="target")
+    assert (scores.n_labelled, scores["accuracy"].value) == (2, 1.0)
+    path = tmp_path / "p.csv"
+    path.write_text("target,p\nb,0.8\na,0.3\n")
+    columns = {"label_column": "target", "probability_columns": {"p": "b"}}
+    loaded = bl.Predictions.load(path, **columns)
+    assert [loaded.classes[label] for label in loaded.labels] == ["b", "a"]
+    with refused("unknown", "'targt'", "'target'"):
+        bl.evaluate(table, label_column="targt")
+
+
+def test_keywords_of_scikit_learn_and_sets_beside_arrays():
+    probs = np.array([[0.2, 0.8], [0.7, 0.3]])
+    unseen = bl.Predictions.from_arrays(probs)
+    scores = bl.evaluate(y_true=["b", "a"], y_prob=probs, ood={"unseen": unseen})
+    assert scores["nll"].value == pytest.approx(-np.log([0.8, 0.7]).mean())
+    assert list(scores.ood) == ["unseen"]

@@ -133,6 +133,8 @@ def test_other_columns_and_pairs(llama, tmp_path):
     assert [CLASSES[label] for label in predictions.labels] == [row["label"] for row in TEST]
     with refused("unknown", "'premise'", "text_column"):
         clf.predict(TEST)
+    with refused("input", "'nope'"):
+        clf.predict(renamed(TEST), label_column="nope")
 
 
 @pytest.mark.usefixtures("terminal")

@@ -89,9 +89,11 @@ def test_a_class_that_is_not_listed_gets_its_bound_and_other_tokens_are_left_out
     ("line", "named"),
     [
         ({"logprobs": {"yes": "x"}}, ("row 2", "'x'")),
+        ({"logprobs": {"yes": -0.1, "no": "x"}}, ("row 2", "'x'")),
+        ({"logprobs": {"yes": -0.3, "no": -1.2}}, ("row 2", "1.042")),
         ({"logprobs": {"yes": 0.5, "no": 0.1}}, ("row 2", "0.5")),
         ({"top_logprobs": []}, ("row 2", "[]")),
-        ({"choices": [{"logprobs": None}]}, ("row 2", "None")),
+        ({"choices": [{"logprobs": None}]}, ("row 2", "choices")),
         ({"logprobs": {"maybe": -0.1}}, ("row 2", "'maybe'", "'no'")),
     ],
 )

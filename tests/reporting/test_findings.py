@@ -153,8 +153,9 @@ def test_the_range_where_people_automate_is_judged():
 
 @pytest.mark.parametrize("bins", [(OFF, OFF, OFF), (ON,)])
 @pytest.mark.parametrize("fault", [{"sure": SURE_BIN}, {"bias": (0.1, 0.08, 0.12)}])
-def test_after_recalibration_nobody_is_told_to_recalibrate(bins, fault):
-    advised = words([assessed("m", bins=bins, recalibration="temperature", **fault)])["advice"]
+@pytest.mark.parametrize("notes", [{"recalibration": "temperature"}, {"calibrated": "yes"}])
+def test_after_recalibration_nobody_is_told_to_recalibrate(bins, fault, notes):
+    advised = words([assessed("m", bins=bins, **notes, **fault)])["advice"]
     assert "bayeslora recalibrate" not in advised
     assert "risk-coverage curve" in advised
 
