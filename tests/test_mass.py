@@ -46,7 +46,6 @@ ROOMS = {
     "data": 1632,
     "engine": 3875,
     "experiments": 1096,
-    "io": 276,
     "metrics": 2247,
     "posteriors": 4142,
     "predictions": 1424,
