@@ -140,8 +140,8 @@ def evaluate(
     if inside is not predictions:
         warn_unlabelled(source)
     check_columns(inside, columns)
-    if ood_score is not None:
-        inside.uncertainty(ood_score)  # a name that it lacks is an error, also without `ood`
+    if ood_score is not None and not ood:
+        inside.uncertainty(ood_score)  # refuses an unknown name
     outside = {
         name: as_predictions(other, _carried(other, cluster_by))
         for name, other in (ood or {}).items()

@@ -136,6 +136,8 @@ def test_a_point_estimate_has_no_epistemic_uncertainty_to_detect_by():
 def test_a_score_that_one_set_lacks_is_refused():
     with refused("input", "'far'", "'epistemic'", "'entropy'"):
         quick(calibrated(), {"far": calibrated(epistemic=np.ones(300))}, ood_score="epistemic")
+    with refused("unknown", "'nope'", "'entropy'"):
+        quick(calibrated(), ood_score="nope")
 
 
 @pytest.mark.parametrize(
