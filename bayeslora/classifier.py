@@ -327,6 +327,7 @@ class BayesianClassifier:
         data: Any,
         *,
         keep: str | Sequence[str] = (),
+        text_column: str | None = None,
         label_column: str | None = None,
         **options: Unpack[DrawOptions],
     ) -> Predictions:
@@ -340,7 +341,9 @@ class BayesianClassifier:
                 any other string is a text to classify. `[text]` is always a text.
             keep: Data columns to copy to the predictions, such as the source of a row, for scores
                 by group, or its text.
-            label_column: Column of the labels, if it has another name than in the training data.
+            text_column: Column of the texts, or a template of several, such as `{subject} {body}`,
+                if it has another name than in the training data.
+            label_column: The same for the labels.
             **options: `num_samples`, `link`, `seed` and `unknown_labels`, see `DrawOptions`.
 
         Raises:
@@ -348,7 +351,7 @@ class BayesianClassifier:
         """
         check_keywords("predict", options, DrawOptions)
         network = self._calibrated()
-        columns = columns_of(self.record).renamed(label=label_column)
+        columns = columns_of(self.record).renamed(text=text_column, label=label_column)
         rows = read_for(self.record, data, columns, keep=keep)
         say_fitted_to(self.record, data_hash(rows), rows.source)
         return predict_rows(network, rows, Drawing.of(network.posterior, **options))
@@ -372,6 +375,7 @@ class BayesianClassifier:
         out: str | Path,
         *,
         keep: str | Sequence[str] = (),
+        text_column: str | None = None,
         label_column: str | None = None,
         overwrite: bool = False,
         **options: Unpack[DrawOptions],
@@ -385,6 +389,7 @@ class BayesianClassifier:
             data: As for `predict`.
             out: A `.parquet`, `.csv` or `.jsonl` file.
             keep: As for `predict`.
+            text_column: As for `predict`.
             label_column: As for `predict`.
             overwrite: Whether `out`, and pieces of other interrupted predictions, may be replaced.
             **options: As for `predict`.
@@ -400,7 +405,7 @@ class BayesianClassifier:
         refuse_inputs(out, *_files(data))
         network = self._calibrated()
         drawing = Drawing.of(network.posterior, **options)
-        columns = columns_of(self.record).renamed(label=label_column)
+        columns = columns_of(self.record).renamed(text=text_column, label=label_column)
         stream = stream_for(self.record, data, columns, keep=keep)
         rows = CheckedRows(self.record, stream, drawing.unknown_labels)
         predict_to_file(network, rows, drawing, out, overwrite=overwrite)

@@ -135,6 +135,8 @@ def test_other_columns_and_pairs(llama, tmp_path):
         clf.predict(TEST)
     with refused("input", "'nope'"):
         clf.predict(renamed(TEST), label_column="nope")
+    moved = [{"text": row["text"], "claim": "is it", "label": row["label"]} for row in TEST]
+    assert same(clf.predict(moved, text_column="text", label_column="label"), predictions)
 
 
 @pytest.mark.usefixtures("terminal")
