@@ -23,7 +23,7 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 27083,
+    "code lines": 27080,
     "modules": 180,
     "per cent of code that imports": 11,
     "parameters of a public function": 12,
@@ -31,7 +31,7 @@ LIMITS = {
     "options of fit": 28,
     "modules that fit loads": 97,
     "modules that predict loads": 87,
-    "functions that a row passes before the tokenizer": 20,
+    "functions that a row passes before the tokenizer": 19,
     "dependencies that nothing imports": 0,
     "words of the docs": 28122,
     "code lines of the tests": 24871,
@@ -44,7 +44,7 @@ ROOMS = {
     "cli": 1576,
     "contrib": 1799,
     "data": 1632,
-    "engine": 3886,
+    "engine": 3883,
     "experiments": 1096,
     "metrics": 2249,
     "posteriors": 4142,

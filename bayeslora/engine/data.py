@@ -66,7 +66,8 @@ def read_for(
         return examples.union({task: read_part(rows) for task, rows in data.items()}, record.tasks)
     reading = replace(reading, optional=(examples.TASK,)) if record.tasks else reading
     rows = read(data, columns, labels=labels, keep=names, reading=reading)
-    _check_label_column(record, columns, rows, has_labels=any(rows.labels))
+    if columns.label != columns_of(record).label and not any(rows.labels):
+        raise InputError(f"{rows.source}: column {columns.label!r} has no label")
     return (
         examples.with_tasks(examples.among_own(rows, record.tasks), record.classes)
         if record.tasks
@@ -87,16 +88,9 @@ def stream_for(
         return read_for(record, data, columns, keep=keep, reading=reading)
     rows = stream(data, columns, keep=_checked_names(keep), reading=reading)
     here = any(rows.labels) if isinstance(rows, Examples) else columns.label in rows.table.names
-    _check_label_column(record, columns, rows, has_labels=here)
-    return rows
-
-
-def _check_label_column(
-    record: ModelRecord, columns: DataColumns, rows: Examples | Reader, *, has_labels: bool
-) -> None:
-    """Raise InputError if a column that was named for the labels has none."""
-    if not has_labels and columns.label != columns_of(record).label:
+    if columns.label != columns_of(record).label and not here:
         raise InputError(f"{rows.source}: column {columns.label!r} has no label")
+    return rows
 
 
 def _checked_names(keep: str | Sequence[str]) -> Sequence[str]:
