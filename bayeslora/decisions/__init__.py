@@ -1,0 +1,1 @@
+"""What calibrated probabilities are for: thresholds with a promise, artefacts, alarms."""
