@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from bayeslora.conformal import ConformalSets as ConformalSets
     from bayeslora.conformal import conformal_sets as conformal_sets
     from bayeslora.data.known import load_task as load_task
+    from bayeslora.decisions.artefact import Calibration as Calibration
+    from bayeslora.decisions.artefact import decide as decide
+    from bayeslora.decisions.artefact import load_calibration as load_calibration
     from bayeslora.errors import InputError as InputError
     from bayeslora.experiments.run import Experiment as Experiment
     from bayeslora.experiments.run import experiment as experiment

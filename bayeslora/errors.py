@@ -16,6 +16,7 @@ CODES = {
     "input": "The input is invalid; the message has the details.",
     "another-backbone": "The model was made for another backbone.",
     "another-fit": "The directory holds an interrupted fit with other options or data.",
+    "another-model": "The calibration is of another model, or of other classes.",
     "busy": "Another process writes to the same output.",
     "clash": "Two options cannot be given together.",
     "damaged": "A file is damaged, or does not match the other files of its model.",

@@ -53,10 +53,16 @@ def held_out(
     """
     _check_files(fit, apply, step)
     fitted = as_predictions(fit, reading=reading)
-    columns = open_columns(apply, reading).further if isinstance(apply, str | Path) else ()
-    applied = as_predictions(apply, columns, reading)
+    applied = as_predictions(apply, further_columns(apply, reading), reading)
     check_apart((_called(fit, "fit"), fitted), (_called(apply, "apply"), applied), step)
     return fitted, applied
+
+
+def further_columns(predictions: PredictionsLike, reading: PredictionsReading) -> Sequence[str]:
+    """Return the names of all further columns of a file, to keep them; none of other kinds."""
+    if not isinstance(predictions, str | Path):
+        return ()
+    return open_columns(predictions, reading).further
 
 
 def check_apart(fit: tuple[str, Predictions], apply: tuple[str, Predictions], step: str) -> None:
@@ -89,7 +95,7 @@ def check_apart(fit: tuple[str, Predictions], apply: tuple[str, Predictions], st
             "need the same recalibration"
         )
     check_classes(f"{fit_name} has", fitted.classes, applied.classes, f"{apply_name} has")
-    shared = sorted(_names(fitted) & _names(applied))
+    shared = sorted(row_names(fitted) & row_names(applied))
     if shared:
         raise InputError(
             f"{fit_name} and {apply_name} share {counted(len(shared), 'row')}, such as id "
@@ -188,6 +194,6 @@ def _called(predictions: PredictionsLike, default: str) -> str:
     return str(predictions) if isinstance(predictions, str | Path) else default
 
 
-def _names(predictions: Predictions) -> set[str]:
+def row_names(predictions: Predictions) -> set[str]:
     """Return the ids that are not row numbers, which two files may well share."""
     return {name for name in predictions.ids or () if not name.isdecimal()}

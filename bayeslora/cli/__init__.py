@@ -3,7 +3,8 @@
 A verb's help shows the options that have a name of their own; options that few people need are set
 by `--set KEY=VALUE`, or in a file of `--config`.
 
-0 done; 2 wrong usage or input, with a one-line message; 1 failed; 130 interrupted.
+0 done; 2 wrong usage or input, with a one-line message; 3 a promise does not hold; 1 failed;
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from bayeslora.processes import current, is_repeated, launched, together
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
-_WRITES_TO = ("out", "model_card")
+_WRITES_TO = ("out", "save", "state", "model_card")
 
 # Imports create a million objects that live to the end. Python's default garbage collection of
 # them, with a last one at exit, took 2.4 of the 6.2 seconds of a short prediction.
@@ -87,7 +88,7 @@ def _leave(code: int) -> None:
 
 
 def _exit_code(words: Sequence[str]) -> int:
-    args = argparse.Namespace(verb=None, verbose=False)
+    args, code = argparse.Namespace(verb=None, verbose=False), DONE
     try:
         parser = build_parser(words)
         if not words:
@@ -99,7 +100,7 @@ def _exit_code(words: Sequence[str]) -> int:
         with log_on_stderr(verbose=args.verbose, quiet=args.quiet):
             settle(args)
             with _processes(args), _alone(args):
-                args.run(args)
+                code = args.run(args) or DONE
         sys.stdout.flush()
     except SystemExit as stop:  # argparse has printed the help or an error
         return int(stop.code or 0)
@@ -118,7 +119,7 @@ def _exit_code(words: Sequence[str]) -> int:
         # A wrong path, unless the disk is full.
         wrong_path = isinstance(error, OSError) and error.filename and error.errno != errno.ENOSPC
         return WRONG_INPUT if isinstance(error, InputError) or wrong_path else FAILED
-    return DONE
+    return code
 
 
 def _reason(error: Exception, args: argparse.Namespace) -> str:
@@ -174,6 +175,8 @@ VERBS = {
     "calibrate": "fit a posterior to a trained classifier, without changing its weights",
     "recalibrate": "fit a recalibrator to held-out predictions and apply it to others",
     "conformal": "predict sets of classes that contain the label with a chosen coverage",
+    "decide": "find the confidence from which answers may be automated at a risk, and test it",
+    "apply": "apply what was fitted to held-out predictions to others",
     "export": "write a model's adapter for PEFT, or its network with the adapter merged",
     "compare": "compare methods on the same examples: paired differences, intervals, p-values",
     "report": "write a report on predictions: one HTML file that opens offline",
@@ -186,7 +189,7 @@ VERBS = {
 """Verbs in the order of the help, with what each does.
 
 The module of each has a class `Options`, its arguments, and `run(args)`, which prints results to
-stdout and everything else to stderr."""
+stdout and everything else to stderr, and may return an exit code."""
 
 EXAMPLES = """examples:
   bayeslora fit train.jsonl --out my-model                  fine-tune a calibrated classifier

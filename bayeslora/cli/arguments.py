@@ -205,7 +205,7 @@ class Overwriting(Everywhere):
     """An output that may be replaced."""
 
     overwrite: bool = option()
-    """replace --out if it exists"""
+    """replace outputs that exist"""
 
 
 class TextFile(Everywhere):
@@ -260,10 +260,12 @@ class FitAndApply(PredictionsFiles, Overwriting):
 
     fit: str = option("FILE", required=True)
     """labelled predictions on examples that the model was not trained on"""
-    apply: str = option("FILE", required=True)
-    """predictions on other examples by the same model"""
-    out: str = option("FILE", required=True)
+    apply: str | None = option("FILE")
+    """predictions on other examples by the same model, which --out gets"""
+    out: str | None = option("FILE")
     """.parquet, .csv or .jsonl"""
+    save: str | None = option("FILE")
+    """what was fitted, as .json for `bayeslora apply`"""
 
 
 class Compared(PredictionsFiles):

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bayeslora.errors import InputError
 from bayeslora.io import check_writable, refuse_existing, refuse_inputs
 from bayeslora.plain_text import counted, one_line, visible
 
@@ -103,6 +104,9 @@ class _Notes(logging.Formatter):
         kinds = {logging.DEBUG: f"{record.name}: ", logging.INFO: ""}
         return one_line(f"{kinds.get(record.levelno, 'note: ')}{record.getMessage()}")
 
+
+BROKEN = 3
+"""Exit code of a promise that does not hold."""
 
 SCORE_NAMES = {"accuracy": "accuracy", "nll": "NLL (nats)", "ece": "ECE"}
 """Scores of a short summary, with their names there."""
@@ -197,3 +201,25 @@ def check_new_file(
     refuse_inputs(path, *inputs)
     refuse_existing(path, overwrite=overwrite)
     check_writable(path)
+
+
+def check_json_file(path: str | Path, *, overwrite: bool | None, inputs: Sequence[str]) -> None:
+    """Raise InputError if a calibration cannot be written to a file; see `check_new_file`."""
+    if Path(path).suffix != ".json":
+        raise InputError(f"save must end in .json, got {str(path)!r}", options=("save",))
+    refuse_inputs(path, *inputs)
+    refuse_existing(path, overwrite=overwrite)
+    check_writable(path)
+
+
+def check_fit_and_apply(args: Any) -> None:
+    """Raise InputError if the outputs of `FitAndApply` are incomplete or cannot be written."""
+    if (args.apply is None) != (args.out is None):
+        raise InputError("apply and out need each other", options=("apply", "out"))
+    if args.out is None and args.save is None:
+        raise InputError("apply with out, or save, is required", options=("apply", "out", "save"))
+    inputs = [file for file in (args.fit, args.apply) if file is not None]
+    if args.out is not None:
+        check_new_file(args.out, overwrite=args.overwrite, inputs=inputs)
+    if args.save is not None:
+        check_json_file(args.save, overwrite=args.overwrite, inputs=inputs)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from bayeslora.cli import arguments
 from bayeslora.cli.arguments import given, option
 from bayeslora.cli.data import predictions_reading
-from bayeslora.cli.output import before_and_after, check_new_file, print_columns, print_json
+from bayeslora.cli.output import before_and_after, check_fit_and_apply, print_columns, print_json
+
+if TYPE_CHECKING:
+    from bayeslora.predictions.record import Predictions
 
 
 class Options(arguments.FitAndApply):
@@ -17,28 +22,38 @@ class Options(arguments.FitAndApply):
 
 def run(args: Options) -> None:
     """Check that the rows differ, fit, apply, save, and print the scores before and after."""
+    from bayeslora.decisions.artefact import Calibration
     from bayeslora.metrics.evaluate import evaluate
-    from bayeslora.recalibration.recalibrate import recalibrate
+    from bayeslora.predictions.collection import as_predictions
+    from bayeslora.recalibration.recalibrate import fit_recalibrator, recalibrate
 
-    check_new_file(args.out, overwrite=args.overwrite, inputs=[args.fit, args.apply])
+    check_fit_and_apply(args)
     reading = predictions_reading(args)
-    result = recalibrate(args.fit, args.apply, **given(args, "method"), reading=reading)
-    result.predictions.save(args.out)
-    scores = {
-        "fit": (evaluate(result.fit_before), evaluate(result.fit_after)),
-        "apply": (evaluate(result.before), evaluate(result.predictions)),
-    }
-    recalibrator = result.recalibrator
+    pairs: dict[str, tuple[Predictions, Predictions]] = {}
+    if args.apply is None:
+        fitted = as_predictions(args.fit, reading=reading)
+        recalibrator = fit_recalibrator(fitted, **given(args, "method"))
+        pairs["fit"] = fitted, recalibrator.apply(fitted)
+    else:
+        result = recalibrate(args.fit, args.apply, **given(args, "method"), reading=reading)
+        recalibrator, fitted = result.recalibrator, result.fit_before
+        result.predictions.save(str(args.out))
+        pairs |= {"fit": (fitted, result.fit_after), "apply": (result.before, result.predictions)}
+    if args.save is not None:
+        Calibration.on(fitted).then(recalibrator, fitted).save(args.save)
+    scores = {key: (evaluate(before), evaluate(after)) for key, (before, after) in pairs.items()}
     numbers = recalibrator.report()
+    files = {"predictions": args.out, "calibration": args.save}
     if args.json:
-        pairs = {
+        changes = {
             name: {"before": before.to_json(), "after": after.to_json()}
             for name, (before, after) in scores.items()
         }
-        head = {"file": str(args.out), "method": recalibrator.name}
-        print_json({**head, "rows": recalibrator.num_rows, **numbers, **pairs})
+        head = {"file": args.out, "calibration": args.save, "method": recalibrator.name}
+        print_json({**head, "rows": recalibrator.num_rows, **numbers, **changes})
         return
-    rows = [("predictions", str(args.out)), ("method", recalibrator.name)]
+    rows = [(name, file) for name, file in files.items() if file is not None]
+    rows.append(("method", recalibrator.name))
     for key, value in numbers.items():
         text = f"{value:.4f}" if isinstance(value, float) else str(value)
         rows.append((key.replace("_", " "), text))

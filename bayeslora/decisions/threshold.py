@@ -100,10 +100,15 @@ class Rule:
     costs: Sequence[Sequence[float]] | None = None
     person: float = 0.0
 
+    @property
+    def column(self) -> str:
+        """The column of the predictions whose values have a threshold each, or empty."""
+        return "" if self.by == BY_PREDICTION else self.by
+
     def accepts(self, predictions: Predictions) -> NDArray[np.bool_]:
         """Return which rows are automated, [N]."""
         if self.costs is not None:
-            return expected_costs(predictions, self.costs).min(1) <= self.person
+            return np.asarray(expected_costs(predictions, self.costs).min(1) <= self.person)
         values = values_of(predictions, self.by)
         limits = {
             value: np.inf if promise.threshold is None else promise.threshold
@@ -135,10 +140,18 @@ class Rule:
         return asdict(self) | {"promises": {k: asdict(v) for k, v in self.promises.items()}}
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Rule:
-        """Return what `to_json` returned."""
+    def from_json(cls, content: Mapping[str, Any], classes: Sequence[str]) -> Rule:
+        """Return what `to_json` returned, for rows of these classes."""
         promises = {str(key): Promise(**value) for key, value in content["promises"].items()}
-        return cls(**{**content, "promises": promises})
+        rule = cls(**{**content, "promises": promises})
+        if rule.costs is None:
+            _check_shares(rule.risk, rule.confidence)
+            for value in promises.values():
+                if value.threshold is not None and not 0 <= value.threshold <= 1:
+                    raise InputError(f"threshold must be between 0 and 1, got {value.threshold!r}")
+        elif np.shape(rule.costs) != (len(classes), len(classes)):
+            raise InputError(f"costs must be {len(classes)} × {len(classes)}")
+        return rule
 
 
 def values_of(predictions: Predictions, by: str) -> NDArray[Any]:
@@ -173,17 +186,23 @@ def fit_rule(
     Raises:
         InputError: A value is not allowed, or no row has a label.
     """
-    for name, value in (("risk", risk), ("confidence", confidence)):
-        if not is_number(value) or not 0 < value < 1:
-            raise InputError(f"{name} must be between 0 and 1, got {value!r}", options=(name,))
+    _check_shares(risk, confidence)
     rows = labelled(predictions)
     values = values_of(rows, by)
     wrong = rows.prediction != rows.labels
     promises = {
-        str(value): promise(rows.confidence[values == value], wrong[values == value], risk, confidence)
+        str(value): promise(
+            rows.confidence[values == value], wrong[values == value], risk, confidence
+        )
         for value in sorted({value for value in values.tolist() if value is not None})
     }
     return Rule(risk, confidence, by, promises)
+
+
+def _check_shares(risk: float, confidence: float) -> None:
+    for name, value in (("risk", risk), ("confidence", confidence)):
+        if not is_number(value) or not 0 < value < 1:
+            raise InputError(f"{name} must be between 0 and 1, got {value!r}", options=(name,))
 
 
 def labelled(predictions: Predictions) -> Predictions:
@@ -206,13 +225,11 @@ def promise(scores: Array, losses: NDArray[np.bool_], risk: float, confidence: f
         risk: r.
         confidence: Probability that R(t) ≤ r.
     """
-    from scipy.stats import beta
-
-    found = _lowest(scores, losses, risk, confidence, of_all=False)
-    if found is None:
+    lowest = _lowest(scores, losses, risk, confidence, of_all=False)
+    if lowest is None:
         return Promise(None, len(scores))
-    threshold, accepted, errors = found
-    bound = float(beta.ppf(confidence, errors + 1, accepted - errors)) if errors < accepted else 1.0
+    threshold, accepted, errors = lowest
+    bound = upper_bound(errors, accepted, confidence)
     return Promise(threshold, len(scores), accepted, errors, bound)
 
 
@@ -257,6 +274,57 @@ def _lowest(
     return threshold, end + 1, int(lost[end])
 
 
+@dataclass(frozen=True)
+class Point:
+    """What automating the most confident rows would mean.
+
+    Attributes:
+        threshold: Their lowest confidence.
+        accepted: Number of rows at or above it.
+        errors: Number of wrong answers among these.
+        bound: One-sided upper bound of Clopper and Pearson on their share, for this point alone.
+    """
+
+    threshold: float
+    accepted: int
+    errors: int
+    bound: float
+
+
+CURVE = tuple(share / 10 for share in range(1, 11))
+
+
+def curve(
+    scores: Array,
+    losses: NDArray[np.bool_],
+    confidence: float = 0.95,
+    shares: Sequence[float] = CURVE,
+) -> tuple[Point, ...]:
+    """Return errors and their bound at some shares of automated rows.
+
+    Args:
+        scores: [N] confidences.
+        losses: [N] whether the answer is wrong.
+        confidence: Probability that a bound holds.
+        shares: Shares of the rows; rows of equal confidence stay together.
+    """
+    points = []
+    falling = np.sort(scores)[::-1]
+    for share in shares:
+        threshold = float(falling[max(1, round(share * len(falling))) - 1])
+        accepted = scores >= threshold
+        count, errors = int(accepted.sum()), int(losses[accepted].sum())
+        points.append(Point(threshold, count, errors, upper_bound(errors, count, confidence)))
+    return tuple(dict.fromkeys(points))
+
+
+def upper_bound(errors: int, count: int, confidence: float) -> float:
+    """Return the one-sided upper bound of Clopper and Pearson on a share."""
+    from scipy.stats import beta
+
+    return float(beta.ppf(confidence, errors + 1, count - errors)) if errors < count else 1.0
+
+
 def expected_costs(predictions: Predictions, costs: Sequence[Sequence[float]]) -> Array:
     """Return the expected cost of each answer under the probabilities, [N, C]."""
     return np.asarray(predictions.probs @ np.asarray(costs, dtype=np.float64))
@@ -278,13 +346,17 @@ def cost_rule(costs: Any, classes: Sequence[str]) -> Rule:
         raise InputError("costs must have `person`, the cost of asking one, and maybe `costs`")
     matrix = 1.0 - np.eye(len(classes))
     entries = costs.get("costs") or {}
-    if not isinstance(entries, Mapping) or not all(isinstance(v, Mapping) for v in entries.values()):
+    if not isinstance(entries, Mapping) or not all(
+        isinstance(v, Mapping) for v in entries.values()
+    ):
         raise InputError("costs must map a class to costs by answer, such as `spam: {ham: 5}`")
     pairs = [(y, a, cost) for y, row in entries.items() for a, cost in row.items()]
     for label, answer, cost in [*pairs, (classes[0], classes[0], costs[PERSON])]:
         for name in (label, answer):
             if str(name) not in classes:
-                raise InputError(f"costs: {str(name)!r} is no class; choose from {', '.join(classes)}")
+                raise InputError(
+                    f"costs: {str(name)!r} is no class; choose from {', '.join(classes)}"
+                )
         if not is_number(cost) or not 0 <= cost < np.inf:
             raise InputError(f"costs must be numbers of at least 0, got {cost!r}")
     for label, answer, cost in pairs:
@@ -378,8 +450,8 @@ def cascade(
     rows = labelled(first)
     others = second.take(first.labelled)
     right = [part.prediction == rows.labels for part in (rows, others)]
-    found = _lowest(rows.confidence, ~right[0] & right[1], risk, confidence, of_all=True)
-    threshold, accepted, losses = found or (None, 0, 0)
+    lowest = _lowest(rows.confidence, ~right[0] & right[1], risk, confidence, of_all=True)
+    threshold, accepted, losses = lowest or (None, 0, 0)
     taken = rows.confidence >= (np.inf if threshold is None else threshold)
     both = np.where(taken, right[0], right[1])
     cost = prices[0] + (1 - float(taken.mean())) * prices[1]
@@ -389,16 +461,16 @@ def cascade(
 
 def sentence(rule: Rule, value: str = "") -> str:
     """Return what a promise says, of whom, and when it is lost."""
-    one = rule.promises[value]
+    made = rule.promises[value]
     whose = f" where {rule.by} is {value}" if rule.by else ""
-    if one.threshold is None:
+    if made.threshold is None:
         return (
             f"no threshold{whose} keeps the share of errors at {rule.risk:.3g} with "
-            f"{rule.confidence:.3g} confidence, from {counted(one.rows, 'row')}"
+            f"{rule.confidence:.3g} confidence, from {counted(made.rows, 'row')}"
         )
     return (
-        f"answers{whose} with a probability of at least {one.threshold:.4f} are automated: "
-        f"{100 * one.share:.1f} % of rows; at most {100 * rule.risk:.3g} % of them are wrong, with "
-        f"{100 * rule.confidence:.3g} % confidence, as long as new rows are like the "
-        f"{counted(one.rows, 'row')} it rests on"
+        f"answers{whose} with a probability of at least {made.threshold:.4f} are automated: "
+        f"{100 * made.share:.1f} % of rows; at most {100 * rule.risk:.3g} % of them are wrong, "
+        f"with {100 * rule.confidence:.3g} % confidence, as long as new rows are like the "
+        f"{counted(made.rows, 'row')} it rests on"
     )

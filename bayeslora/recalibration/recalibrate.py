@@ -318,9 +318,31 @@ def recalibrate(
             invalid; no fit row has a label; the two predictions share rows, have different classes,
             or were made by different models.
     """
-    chosen = build(method)
+    build(method)
     fitted, applied = held_out(fit, apply, "a recalibrator", reading)
-    chosen.fit(fitted)
+    chosen = fit_recalibrator(fitted, method)
+    return Recalibrated(
+        predictions=chosen.apply(applied, f"{applied.name}+{chosen.name}"),
+        recalibrator=chosen,
+        before=applied,
+        fit_before=fitted,
+        fit_after=chosen.apply(fitted),
+    )
+
+
+def fit_recalibrator(
+    predictions: Predictions, method: str | Mapping[str, Any] | Recalibrator = "temperature"
+) -> Recalibrator:
+    """Return a recalibrator fitted to held-out predictions, with a warning if these are few.
+
+    Args:
+        predictions: Labelled predictions of rows that the model was not trained on.
+        method: See `recalibrate`.
+
+    Raises:
+        InputError: `method` or one of its options is not allowed, or no row has a label.
+    """
+    chosen = build(method).fit(predictions)
     rows, parameters = chosen.num_rows, chosen.num_parameters(len(chosen.classes))
     if rows < max(LEAST_ROWS, ROWS_PER_PARAMETER * parameters):
         logger.warning(
@@ -329,10 +351,4 @@ def recalibrate(
             counted(rows, "labelled row"),
             counted(parameters, "parameter"),
         )
-    return Recalibrated(
-        predictions=chosen.apply(applied, f"{applied.name}+{chosen.name}"),
-        recalibrator=chosen,
-        before=applied,
-        fit_before=fitted,
-        fit_after=chosen.apply(fitted),
-    )
+    return chosen
