@@ -57,8 +57,8 @@ def monitor_page(state: State) -> str:
         name="all-batches",
         sortable=False,
     )
-    kind = "warning" if state.alarm else "good"
-    finding = Finding("alarm", "Calibration", (f"{named(verdict(state))}.",), kind)
+    text = f"{named(verdict(state))}."
+    finding = Finding("alarm", "Calibration", (text,), "warning" if state.alarm else "good")
     facts = f"probability of a false alarm: at most {state.level:.3g}"
     document = Document("Monitor", facts, (Section("batches", "Batches", (finding, table)),))
     return render("monitor.html.j2", {"page": document}, script="report.js", styles=("report.css",))
