@@ -177,6 +177,7 @@ VERBS = {
     "conformal": "predict sets of classes that contain the label with a chosen coverage",
     "decide": "find the confidence from which answers may be automated at a risk, and test it",
     "apply": "apply what was fitted to held-out predictions to others",
+    "labels": "list the rows whose labels are most likely wrong",
     "export": "write a model's adapter for PEFT, or its network with the adapter merged",
     "compare": "compare methods on the same examples: paired differences, intervals, p-values",
     "report": "write a report on predictions: one HTML file that opens offline",

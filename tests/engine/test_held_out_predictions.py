@@ -155,3 +155,7 @@ def test_commands_take_a_directory_with_a_note(model, tmp_path, capsys):
     assert [HELD_OUT in line for line in printed.err.splitlines()] == [True]
     assert main(["recalibrate", "--fit", str(model[1]), "--save", str(tmp_path / "t.json")]) == 0
     assert capsys.readouterr().err.count(HELD_OUT) == 1
+    assert main(["labels", str(model[1]), "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["rows"] == len(ROWS)
+    assert printed.err.count(HELD_OUT) == 1
