@@ -126,8 +126,8 @@ def write_table(out: Path) -> None:
         "# Flipped labels",
         f"{100 * SHARE:.0f} % of the labels of {NUM_ROWS:,} rows are flipped. Rows are ranked by "
         "predictions of held-out rows (MiniLM, 32 tokens, frozen features, five folds); cleanlab "
-        "has the same probabilities. Accuracy is that of held-out rows whose label was not flipped. Mean ± 95 % "
-        "interval over the draws.",
+        "has the same probabilities. Accuracy is that of held-out rows whose label was not "
+        "flipped. Mean ± 95 % interval over the draws.",
         table((*heads, "flipped", "suspected", "estimate", "cleanlab"), body),
         "Made by `python -m benchmarks.label_errors --data-dir DIR`.",
     ]
