@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from bayeslora.recalibration.one_vs_rest import BetaCalibration as BetaCalibration
     from bayeslora.recalibration.one_vs_rest import HistogramBinning as HistogramBinning
     from bayeslora.recalibration.one_vs_rest import IsotonicRegression as IsotonicRegression
+    from bayeslora.recalibration.prior import PriorShift as PriorShift
     from bayeslora.recalibration.recalibrate import recalibrate as recalibrate
     from bayeslora.reporting.model_card import model_card_section as model_card_section
     from bayeslora.reporting.model_card import update_model_card as update_model_card

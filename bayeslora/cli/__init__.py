@@ -35,7 +35,7 @@ from bayeslora.processes import current, is_repeated, launched, together
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
-_WRITES_TO = ("out", "save", "state", "model_card")
+_WRITES_TO = ("out", "save", "state", "html", "model_card")
 
 # Imports create a million objects that live to the end. Python's default garbage collection of
 # them, with a last one at exit, took 2.4 of the 6.2 seconds of a short prediction.
@@ -178,6 +178,8 @@ VERBS = {
     "decide": "find the confidence from which answers may be automated at a risk, and test it",
     "apply": "apply what was fitted to held-out predictions to others",
     "labels": "list the rows whose labels are most likely wrong",
+    "budget": "show how many labelled rows a promise, an accuracy or a comparison needs",
+    "monitor": "test batch by batch whether what was calibrated still holds",
     "export": "write a model's adapter for PEFT, or its network with the adapter merged",
     "compare": "compare methods on the same examples: paired differences, intervals, p-values",
     "report": "write a report on predictions: one HTML file that opens offline",

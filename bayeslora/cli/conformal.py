@@ -46,11 +46,12 @@ def run(args: Options) -> None:
     if args.apply is not None:
         options = given(args, "alpha", "method")
         scored = conformal_sets(args.fit, args.apply, **options, reading=reading).predictions
-        scored.save(str(args.out))
         rows_of = "--apply"
+    scores = evaluate(scored, **given(args, "seed"))
+    if args.out is not None:
+        scored.save(args.out)
     if args.save is not None:
         Calibration.on(fitted).then(predictor, fitted).save(args.save)
-    scores = evaluate(scored, **given(args, "seed"))
     values = zip(predictor.classes, np.asarray(predictor.thresholds).tolist(), strict=True)
     # JSON has no infinite numbers.
     thresholds = {name: value if math.isfinite(value) else None for name, value in values}

@@ -201,9 +201,9 @@ def _cascade(args: Options, then: str) -> None:
         return
     names = ("accuracy of the first", "accuracy of the second", "accuracy of the cascade")
     rows = [(name, f"{x:.4f}") for name, x in zip(names, result.accuracy, strict=True)]
-    asked = 1 - result.accepted / result.rows
+    dearer = 1 - result.accepted / result.rows
     rows += [
-        ("asked of the second", f"{asked:.1%} of {result.rows:,} rows"),
+        ("asked of the second", f"{dearer:.1%} of {result.rows:,} rows"),
         ("mean price of a row", f"{result.cost:.4g} (the second alone: {values[1]:.4g})"),
     ]
     print_columns(rows)

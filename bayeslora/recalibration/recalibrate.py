@@ -253,6 +253,7 @@ RECALIBRATORS = BuiltIn(
         "beta": "bayeslora.recalibration.one_vs_rest:BetaCalibration",
         "histogram": "bayeslora.recalibration.one_vs_rest:HistogramBinning",
         "isotonic": "bayeslora.recalibration.one_vs_rest:IsotonicRegression",
+        "prior": "bayeslora.recalibration.prior:PriorShift",
         "bayesian-temperature": "bayeslora.recalibration.bayesian:BayesianTemperature",
         "bayesian-logistic": "bayeslora.recalibration.bayesian:BayesianLogistic",
     }

@@ -66,6 +66,7 @@ def compose(
     methods, scores = facts.methods, facts.scores
     glance, drawings = _first_screen(facts, drawings)
     parts = _numbered("parts", [*tables_of.group_tables(scores), tables_of.class_table(scores)])
+    automation = _numbered("automation", [tables_of.automation_table(facts.fits)])
     terms = glossary()
     sections = (
         Section("overview", "At a glance", glance),
@@ -81,6 +82,7 @@ def compose(
         ),
         Section("ood", "Out-of-distribution detection", _ood(facts, drawings), "OOD detection"),
         Section("confidence", "Selective prediction", _drawn(drawings["selective"])),
+        Section("automation", "What can be automated", automation, "Automation"),
         Section("confused", "Confusion matrix", _confusion(facts), "Confusion"),
         Section("parts", "Groups and classes", parts),
         Section(

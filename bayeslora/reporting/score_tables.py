@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from bayeslora.decisions.threshold import fit_rule
 from bayeslora.metrics.compare import Comparison, ComparisonRow
 from bayeslora.metrics.scores import (
     ALL_SCORES,
@@ -20,7 +21,7 @@ from bayeslora.metrics.scores import (
 )
 from bayeslora.metrics.subgroups import CLASS_KEYS, GROUP_KEYS
 from bayeslora.plain_text import as_label, clean, counted
-from bayeslora.reporting.assess import Shift
+from bayeslora.reporting.assess import Assessed, Shift
 from bayeslora.reporting.blocks import Cell, Column, Row, Table
 from bayeslora.reporting.facts import Facts
 from bayeslora.reporting.text import (
@@ -31,6 +32,7 @@ from bayeslora.reporting.text import (
     percent,
     say,
     score_words,
+    whole_percent,
 )
 
 COLUMNS: Mapping[str, Column] = {
@@ -242,6 +244,41 @@ def shift_table(shift: Shift) -> Table:
     ]
     headings = ("Method", "Corruption", "Severity")
     return _table(say("shift"), headings, columns, lines, say("brackets"))
+
+
+RISKS = (0.01, 0.02, 0.05, 0.1)
+"""Shares of errors among automated rows to find thresholds for."""
+
+
+def automation_table(methods: Sequence[Assessed]) -> Table:
+    """Return what each method may answer alone, at some risks.
+
+    It has no rows for methods without labels, and for dependent rows, which the exact test of
+    `decisions.threshold` is not for.
+    """
+    lines = []
+    for method in methods:
+        if not method.method.predictions.labelled.any() or method.scores.intervals.get(
+            "cluster_by"
+        ):
+            continue
+        for risk in RISKS:
+            made = fit_rule(method.method.predictions, risk).promises[""]
+            cells: tuple[Cell, ...] = (Cell("none"), Cell("–"), Cell("–"), Cell("–"))
+            if made.threshold is not None:
+                wrong = percent(made.errors / made.accepted)
+                values = (percent(made.share), f"{made.threshold:.4f}", wrong, percent(made.bound))
+                cells = tuple(map(Cell, values))
+            lines.append(Row((as_label(method.label), whole_percent(risk)), cells))
+    columns = ("Automated", "From probability", "Wrong here", "Wrong at most (95 %)")
+    return Table(
+        say("automation"),
+        ("Method", "Risk"),
+        tuple(map(Column, columns)),
+        tuple(lines),
+        say("automation_notes"),
+        sortable=False,
+    )
 
 
 def difference_table(comparison: Comparison) -> Table:

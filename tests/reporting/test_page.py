@@ -108,7 +108,7 @@ def test_every_figure_has_alternative_text(page, made):
 
 def test_tables_have_captions_and_scopes(page):
     tables = [element for element in page.all("table") if element["attrs"].get("class") != "record"]
-    assert len(tables) == len(page.all("caption")) == 10
+    assert len(tables) == len(page.all("caption")) == 11
     assert all(element["attrs"].get("scope") for element in page.all("th"))
     for table in tables:
         assert any("scroll" in element["attrs"].get("class", "") for element in table["inside"])

@@ -81,6 +81,7 @@ def test_a_report_has_all_tables(made):
         "detection",
         "ood-1",
         "ood-2",
+        "automation-1",
         *(f"confused-{place}" for place in (1, 2, 3)),
     ]
     assert r"\usepackage{booktabs}" in text
