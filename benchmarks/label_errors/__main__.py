@@ -39,7 +39,7 @@ def main() -> None:
     args = study_parser(__doc__, "reports/label-errors").parse_args()
     results = Results(args.out, KEY)
     backbone = load_backbone("minilm")
-    for task, seed in product(TASKS, SEEDS):
+    for seed, task in product(SEEDS, TASKS):
         if results.get(task=task, seed=seed) is None:
             rows = drawn(pools_of(task, args.data_dir).train, NUM_ROWS, seed)
             results.append({"task": task, "seed": seed} | scores(backbone, rows, seed))
@@ -112,7 +112,7 @@ def write_table(out: Path) -> None:
         cells = [shown(columns[f"{name} precision"], 2) for name in ("ours", "cleanlab")]
         cells += [shown(columns[f"{name} recall"], 2) for name in ("ours", "cleanlab")]
         cells += [shown(values, 0) for values in (*counts, columns["cleanlab estimate"])]
-        body.append((task, len(rows), shown(columns["accuracy"], 2), *cells))
+        body.append((task, str(len(rows)), shown(columns["accuracy"], 2), *cells))
     heads = (
         "set",
         "draws",
