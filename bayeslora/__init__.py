@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from bayeslora.decisions.artefact import Calibration as Calibration
     from bayeslora.decisions.artefact import decide as decide
     from bayeslora.decisions.artefact import load_calibration as load_calibration
+    from bayeslora.decisions.labels import LabelErrors as LabelErrors
+    from bayeslora.decisions.labels import find_label_errors as find_label_errors
     from bayeslora.errors import InputError as InputError
     from bayeslora.experiments.run import Experiment as Experiment
     from bayeslora.experiments.run import experiment as experiment

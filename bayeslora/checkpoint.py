@@ -28,9 +28,12 @@ from bayeslora.io import (
     read_tensors,
     write_json,
 )
+from bayeslora.predictions.files import HELD_OUT, open_columns
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from bayeslora.predictions.record import Predictions
 
 FORMAT_VERSION = 1
 RECORD = "bayeslora.json"
@@ -121,12 +124,14 @@ class ModelFiles:
         adapter: Adapter tensors by name; empty without an adapter.
         posterior: Tensors of the last layer, the feature scores and the feature scale by name.
         directory: Source directory; None if it is not written yet.
+        held_out: Predictions of training rows by networks that were fitted without them, or None.
     """
 
     record: ModelRecord
     adapter: dict[str, Tensor]
     posterior: dict[str, Tensor]
     directory: Path | None = None
+    held_out: Predictions | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -152,6 +157,8 @@ def write_model(
     with atomic_directory(directory, *LAYOUTS, overwrite=overwrite) as temporary:
         save_file(files.adapter, temporary / ADAPTER)
         save_file(files.posterior, temporary / POSTERIOR)
+        if files.held_out is not None:
+            files.held_out.save(temporary / HELD_OUT)
         if tokenizer is not None:
             with reading(f"the tokenizer cannot be saved to {directory}"):
                 tokenizer.save_pretrained(temporary)
@@ -173,7 +180,16 @@ def read_model(directory: str | Path) -> ModelFiles:
     record = read_record(folder)
     refuse_damage(folder, verify_model(folder))
     adapter, posterior = read_tensors(folder / ADAPTER), read_tensors(folder / POSTERIOR)
-    return ModelFiles(record, adapter, posterior, folder)
+    return ModelFiles(record, adapter, posterior, folder, _held_out(folder))
+
+
+def _held_out(folder: Path) -> Predictions | None:
+    """Return the listed predictions of held-out rows; None for models without them."""
+    from bayeslora.predictions.record import Predictions
+
+    if HELD_OUT not in _content(folder / RECORD).get(FILES, {}):
+        return None
+    return Predictions.read(folder / HELD_OUT, columns=open_columns(folder / HELD_OUT).further)
 
 
 def read_record(directory: str | Path) -> ModelRecord:

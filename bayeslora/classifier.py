@@ -26,6 +26,7 @@ from bayeslora.backbones.template import Template
 from bayeslora.checkpoint import (
     FOREIGN,
     LAYOUTS,
+    ModelFiles,
     ModelRecord,
     local_directory,
     read_model,
@@ -258,6 +259,22 @@ class BayesianClassifier:
     def record(self) -> ModelRecord:
         """Configuration and results of the fit, as stored in `bayeslora.json`."""
         return self.network.record
+
+    @property
+    def held_out(self) -> Predictions | None:
+        """Predictions of training rows by networks that were fitted without them.
+
+        A fit with cross-validation (`cv`) keeps them: of all rows with as many folds as `cv` says,
+        by default of about 128 or more. They are for `decide`, `recalibrate` and
+        `find_label_errors`, without a further labelled row. The final classifier is fitted to all
+        rows, or averages the networks, so these probabilities are rather too cautious for it. The
+        scale of the logits was chosen on the same rows, which costs one parameter. None without
+        cross-validation, and after `calibrate`, whose posterior is another.
+
+        Raises:
+            InputError: Nothing is fitted.
+        """
+        return self.network.held_out
 
     @with_meanings(TrainingSettings, CHOSEN)
     def fit(
@@ -524,7 +541,7 @@ class BayesianClassifier:
         return spectra
 
     def save_pretrained(self, directory: str | Path, *, overwrite: bool = False) -> None:
-        """Write the fitted classifier to a directory atomically.
+        """Write the fitted classifier to a directory atomically, with `held_out` if it has it.
 
         Raises:
             InputError: The directory exists and `overwrite` is false, it is no model, another
@@ -532,7 +549,9 @@ class BayesianClassifier:
                 classifier that could not be loaded again (a module of `from_module` is passed
                 again when loading).
         """
-        files = self._calibrated().files()
+        self._save(directory, self._calibrated().files(), overwrite=overwrite)
+
+    def _save(self, directory: str | Path, files: ModelFiles, *, overwrite: bool = False) -> None:
         refuse_foreign(directory, *LAYOUTS)
         if self._in_memory and files.record.backbone["kind"] == FOREIGN:
             trusts = self._place.get("trust_remote_code", False)
@@ -550,7 +569,7 @@ class BayesianClassifier:
     def push_to_hub(
         self, repo_id: str, *, private: bool | None = None, commit_message: str | None = None
     ) -> str:
-        """Upload the fitted classifier to the Hugging Face hub, with its card.
+        """Upload the fitted classifier to the Hugging Face hub, with its card, without `held_out`.
 
         Args:
             repo_id: `owner/name`; created if it does not exist.
@@ -565,7 +584,8 @@ class BayesianClassifier:
         """
         with TemporaryDirectory() as folder:
             directory = Path(folder) / "model"
-            self.save_pretrained(directory)
+            # Ids and labels of training rows stay here.
+            self._save(directory, replace(self._calibrated().files(), held_out=None))
             message = commit_message or "Upload a classifier by bayeslora"
             return upload(directory, repo_id, private=private, message=message)
 

@@ -212,7 +212,7 @@ def labelled(predictions: Predictions) -> Predictions:
         InputError: There is none.
     """
     if not predictions.labelled.any():
-        raise InputError("a threshold needs labels, and these predictions have none")
+        raise InputError("labels are needed, and these predictions have none")
     return predictions.take(predictions.labelled)
 
 

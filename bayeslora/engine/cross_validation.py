@@ -26,7 +26,7 @@ from bayeslora.engine.final_fit import fit_frozen, fit_posterior, scale_logits
 from bayeslora.engine.loop import train_network
 from bayeslora.engine.network import Network, feature_rows, prepare
 from bayeslora.engine.plan import Plan
-from bayeslora.engine.predict import answer
+from bayeslora.engine.predict import Answer, answer, to_predictions
 from bayeslora.engine.starts import Average, ClassPrior, LinearProbes, can_average
 from bayeslora.engine.training import FitResult, Training
 from bayeslora.engine.training_options import FINISHING_RATE, TrainingSettings
@@ -36,6 +36,9 @@ from bayeslora.logits import AnyLogits, GaussianLogits
 from bayeslora.option_checks import LARGEST_SEED
 from bayeslora.plain_text import counted
 from bayeslora.posteriors.feature_scores import check_middle
+from bayeslora.posteriors.fitted_scores import FeatureScores
+from bayeslora.predictions.files import HELD_OUT_ROWS
+from bayeslora.predictions.record import Predictions
 from bayeslora.processes import current, restored_random_state
 
 logger = logging.getLogger(__name__)
@@ -78,6 +81,8 @@ class Fitter:
         prior: The language model's rows for the classes; None for a prior mean of zero.
         notes: Whether to log notes on data and backbone.
         probes: Starts of the last layers, and what a fit has to beat.
+        held_out: Predictions of the rows that networks were fitted without, after
+            cross-validation.
     """
 
     plan: Plan
@@ -87,6 +92,7 @@ class Fitter:
     prior: ClassPrior | None = None
     notes: bool = True
     probes: LinearProbes = field(default_factory=LinearProbes)
+    held_out: Predictions | None = None
     _texts: tuple[PreparedTexts, PreparedTexts | None] | None = None
 
     def fit(
@@ -288,6 +294,7 @@ def cross_validate(
         learnt["epochs"], starts = choose_epochs(fitter, plan, folds)
     trained = train_folds(fitter, plan, folds, starts)
     scale = learnt["logit_scale"] = choose_scale(trained, plan, folds)
+    fitter.held_out = held_out_predictions(trained, fitter.data, plan, folds, scale["factor"])
     average = averaged(trained, train, scale)
     if cheaper := baselines(train, folds, fitter.probes, scale["nll"]):
         learnt["baselines"] = cheaper
@@ -374,6 +381,44 @@ def choose_scale(trained: Trained, plan: Plan, folds: Sequence[Fold]) -> dict[st
         "num_rows": sum(len(fold.unseen) for fold in folds),
         "num_fits": len(folds),
     }
+
+
+def held_out_predictions(
+    trained: Trained, data: TrainingData, plan: Plan, folds: Sequence[Fold], factor: float
+) -> Predictions:
+    """Return the predictions of all held-out rows, in the order of the data.
+
+    They are those of single networks, and so less accurate than those of the final one, which is
+    fitted to more rows or averages them. The scale was chosen on the same rows: one parameter, by
+    which they look slightly better than rows that chose nothing.
+
+    Args:
+        trained: The networks' logits.
+        data: The training rows.
+        plan: The posterior, with the link that the classifier predicts by.
+        folds: The folds.
+        factor: Scale of the logits.
+    """
+    unseen = np.concatenate([fold.unseen for fold in folds])
+    rows, posterior = data.rows.take(unseen), plan.posterior
+    means_alone = trained.network.head.scales_mean
+    predictions = to_predictions(
+        (
+            Answer(logits.sharpened(factor) if means_alone else logits.scaled(factor))
+            for logits, _ in trained.answers
+        ),
+        data.classes,
+        link=posterior.link or "mc",
+        num_samples=posterior.num_samples or 0,
+        seed=0,
+        feature_scores=FeatureScores(),
+        available=rows.available(len(data.classes)),
+        notes={"held_out": "cross-validation", HELD_OUT_ROWS: f"{len(rows)} of {len(data.rows)}"},
+        labels=data.train[1][unseen].numpy(),
+        ids=rows.ids,
+        columns=rows.further,
+    )
+    return predictions.take(np.argsort(unseen))
 
 
 def kept(trained: Trained, factor: float) -> Fitted:

@@ -16,10 +16,11 @@ from bayeslora.backbones.load import Backbone
 from bayeslora.checkpoint import ModelRecord, library_versions
 from bayeslora.data.examples import TASK, Examples, data_hash, dropped_by_split
 from bayeslora.engine import settle
+from bayeslora.engine.card import method_name
 from bayeslora.engine.cross_validation import Fitter, bag_of_words, fit_networks, worth
 from bayeslora.engine.data import TrainingData
 from bayeslora.engine.network import Network
-from bayeslora.engine.pieces import predict_rows
+from bayeslora.engine.pieces import model_notes, predict_rows
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.starts import class_prior
 from bayeslora.engine.training import abandon, claim, refuse
@@ -111,6 +112,9 @@ def fit_classifier(
         versions=library_versions() | adapter_provider(plan.adapter) | provider(plan.posterior),
     )
     network.finished(record, members, progress=plan.progress)
+    if fitter.held_out is not None:
+        notes = {**fitter.held_out.metadata, **model_notes(network)}
+        network.held_out = fitter.held_out.replace(name=method_name(record), metadata=notes)
     if data.validation is not None:
         refit = plan.training.refit
         scores = {} if refit else _measured(network, data.validation[0])

@@ -102,6 +102,7 @@ def saved_model(
     if isinstance(backbone, str) and known["kind"] != MODULE:
         # If saved again, the model names the current location of its backbone.
         record = replace(record, backbone={**known, "name": lasting_name(backbone)})
+    network.held_out = files.held_out
     return network.finished(record, members, progress=progress)
 
 

@@ -28,6 +28,7 @@ from bayeslora.errors import DivergedError
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.fitted_scores import FeatureScores
 from bayeslora.posteriors.types import Features, LastLayer, WeightPosterior
+from bayeslora.predictions.record import Predictions
 from bayeslora.processes import current
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class Network(nn.Module):
         members: Trained tensors of each member, whose predictions are averaged; usually one. Those
             of the first are loaded.
         progress: Whether to show progress bars on stderr.
+        held_out: Predictions of training rows by networks that were fitted without them; None if
+            no fit held any out.
     """
 
     record: ModelRecord
@@ -73,6 +76,7 @@ class Network(nn.Module):
         self.head = head
         self.feature_scores = FeatureScores()
         self.weights: WeightPosterior | None = None
+        self.held_out: Predictions | None = None
         self.register_buffer("feature_scale", torch.ones(()))
         self.feature_scale: Tensor
 
@@ -102,7 +106,7 @@ class Network(nn.Module):
 
     def files(self) -> ModelFiles:
         """Return the content of the model directory."""
-        files = ModelFiles(self.record, adapter={}, posterior={})
+        files = ModelFiles(self.record, adapter={}, posterior={}, held_out=self.held_out)
         for number, tensors in enumerate(self.members):
             prefix = member_prefix(number, len(self.members))
             for name, tensor in tensors.items():

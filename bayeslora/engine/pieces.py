@@ -212,7 +212,7 @@ def predict_texts(
         seed=drawing.seed,
         feature_scores=network.feature_scores,
         available=rows.available(len(classes)),
-        notes=_notes(network, draws),
+        notes=model_notes(network, draws),
         name=method_name(network.record, draws),
         labels=codes if (codes >= 0).any() else None,
         ids=rows.ids,
@@ -220,8 +220,8 @@ def predict_texts(
     )
 
 
-def _notes(network: Network, draws: int | None) -> dict[str, str]:
-    """Return the metadata of predictions that describe a classifier."""
+def model_notes(network: Network, draws: int | None = None) -> dict[str, str]:
+    """Return the metadata of predictions that describe a classifier; see `predict_texts`."""
     record = network.record
     passes = num_passes(network.posterior, draws, len(network.members))
     share = record.results.get("posterior", {}).get("prior_share")

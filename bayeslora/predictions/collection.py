@@ -27,7 +27,12 @@ from typing import Any
 
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.plain_text import clean, listed, shorten
-from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading, open_columns
+from bayeslora.predictions.files import (
+    AS_WRITTEN,
+    PredictionsReading,
+    in_model,
+    open_columns,
+)
 from bayeslora.predictions.record import Predictions
 
 logger = logging.getLogger(__name__)
@@ -204,10 +209,10 @@ def load_source(
     if not isinstance(item, str | Path):
         predictions = as_predictions(item, reading=reading)
         return Source(predictions, further=[*predictions.columns])
-    path = Path(item)
+    path = in_model(item)
     further = open_columns(path, reading).further
     columns = dict.fromkeys([*needed, *(name for name in further if name in optional)])
-    predictions = Predictions.read(path, columns=[*columns], reading=reading)
+    predictions = Predictions.read(item, columns=[*columns], reading=reading)
     with path.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     return Source(predictions, path, sha256, further)

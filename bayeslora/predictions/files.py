@@ -60,6 +60,12 @@ UNCERTAINTIES = ("total", "aleatoric", "epistemic")
 RESERVED = frozenset({"format_version", "name", "classes"})
 """Keys of the Parquet metadata that are not the caller's."""
 
+HELD_OUT = "held-out.parquet"
+"""Name of the predictions in a model directory; see `BayesianClassifier.held_out`."""
+
+HELD_OUT_ROWS = "held_out_rows"
+"""Key in their metadata: the number of these rows and of all training rows."""
+
 SUFFIXES = (".parquet", ".csv", ".jsonl")
 """Suffixes of predictions files to write."""
 
@@ -179,13 +185,34 @@ class Columns:
         return [name for name in self.names if not is_ours(name) and name not in used]
 
 
+def in_model(path: str | Path) -> Path:
+    """Return the predictions of held-out rows in a model directory; a file as it is.
+
+    Raises:
+        InputError: It is a directory without such predictions.
+    """
+    file = Path(path)
+    if not file.is_dir():
+        return file
+    if not (file / HELD_OUT).is_file():
+        raise InputError(
+            f"{path} is a directory without {HELD_OUT}, which `bayeslora fit` writes if it "
+            "cross-validates (cv); pass a predictions file"
+        )
+    return file / HELD_OUT
+
+
 def open_columns(path: str | Path, reading: PredictionsReading = AS_WRITTEN) -> Columns:
     """Open a predictions file, reading only its header; sample logs are read as a whole.
+
+    Args:
+        path: The file, or a model directory with predictions of held-out rows.
+        reading: How to read a file in another format than this package writes.
 
     Raises:
         InputError: The file is missing, unreadable, empty, or of another format version.
     """
-    file = formats.open_file(path, reading.table)
+    file = formats.open_file(in_model(path), reading.table)
     if file.kind == ".parquet":
         opened = _parquet_columns(file)
     elif file.is_csv:

@@ -408,10 +408,19 @@ class Predictions:
         columns: Sequence[str] = (),
         reading: PredictionsReading = AS_WRITTEN,
     ) -> Predictions:
-        """Read a predictions file; `load` with its options in one object."""
+        """Read a predictions file; `load` with its options in one object.
+
+        A model directory stands for its predictions of held-out rows.
+        """
         opened = files.open_columns(path, reading)
         fields = files.fields_of(opened, columns)
-        return cls._made(opened.source, fields, name, opened.where)
+        made = cls._made(opened.source, fields, name, opened.where)
+        if Path(path).is_dir():
+            logger.warning(
+                "%s: predictions of %s training rows, each by a network fitted without it",
+                *(opened.source, made.metadata.get(files.HELD_OUT_ROWS, len(made))),
+            )
+        return made
 
     @classmethod
     def from_frame(
