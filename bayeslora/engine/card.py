@@ -89,7 +89,7 @@ def held_out_words(results: Mapping[str, Any]) -> str:
     cheaper = baseline_words(results)
     held_out = results.get("held_out") or results.get("logit_scale") or {}
     own = results.get("validation_nll", held_out.get("nll"))
-    return f"{own:.3f}; {cheaper}" if cheaper else ""
+    return f"this fit {own:.3f}, {cheaper}" if cheaper else ""
 
 
 def how_compared(race: Mapping[str, Any]) -> str:

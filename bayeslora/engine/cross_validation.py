@@ -450,7 +450,7 @@ def choose_epochs(
     starts: list[Starts | None] = [[fit.stages[best] for fit in results] for results in trained]
     epochs = dict(zip(map(str, plan.training.stages), losses, strict=True))
     shown = ", ".join(f"{number}: {loss:.3f}" for number, loss in epochs.items())
-    logger.info("held-out NLL by epochs: %s", shown)
+    logger.info("held-out NLL by epochs: %s%s", shown, "" if losses[best:-1] else "; try more")
     return epochs, starts
 
 
@@ -594,7 +594,7 @@ _ABSENT = math.log(1e-6)
 def baselines(
     train: LabelledExamples, folds: Sequence[Fold], probes: LinearProbes, own: float
 ) -> dict[str, float]:
-    """Return the NLL of held-out rows under cheaper models; see `worth`.
+    """Return the NLL of held-out rows under cheaper models; see `baseline_losses`.
 
     `linear_probe` is a last layer on features of the backbone without an adapter, `bag_of_words` a
     logistic regression on TF-IDF. Both are fitted to the rows of each part and have the scale of
@@ -615,10 +615,10 @@ def baselines(
         counts = bag_of_words((examples.take(fold.rows), of[fold.rows]), examples.take(fold.unseen))
         if counts is not None:
             answers["bag_of_words"].append((GaussianLogits.point(counts), labels))
-    return worth(answers, own)
+    return baseline_losses(answers, own)
 
 
-def worth(
+def baseline_losses(
     answers: Mapping[str, Sequence[tuple[AnyLogits, Tensor]]], own: float
 ) -> dict[str, float]:
     """Return the NLL of cheaper models at their best scale; warn if one is better than the fit.

@@ -17,7 +17,7 @@ from bayeslora.checkpoint import ModelRecord, library_versions
 from bayeslora.data.examples import TASK, Examples, data_hash, dropped_by_split
 from bayeslora.engine import settle
 from bayeslora.engine.card import method_name
-from bayeslora.engine.cross_validation import Fitter, bag_of_words, fit_networks, worth
+from bayeslora.engine.cross_validation import Fitter, bag_of_words, baseline_losses, fit_networks
 from bayeslora.engine.data import TrainingData
 from bayeslora.engine.network import Network
 from bayeslora.engine.pieces import model_notes, predict_rows
@@ -121,7 +121,7 @@ def fit_classifier(
         own = record.results["held_out"]["nll"] if refit else scores["validation_nll"]
         if (words := bag_of_words(data.train, data.validation[0])) is not None:
             answers = {"bag_of_words": [(GaussianLogits.point(words), data.validation[1])]}
-            scores["baselines"] = worth(answers, own)
+            scores["baselines"] = baseline_losses(answers, own)
         network.record = replace(record, results=record.results | scores)
     return network
 
