@@ -178,6 +178,7 @@ VERBS = {
     "decide": "find the confidence from which answers may be automated at a risk, and test it",
     "apply": "apply what was fitted to held-out predictions to others",
     "labels": "list the rows whose labels are most likely wrong",
+    "suggest": "choose the rows of a pool that are most worth a label",
     "budget": "show how many labelled rows a promise, an accuracy or a comparison needs",
     "monitor": "test batch by batch whether what was calibrated still holds",
     "export": "write a model's adapter for PEFT, or its network with the adapter merged",

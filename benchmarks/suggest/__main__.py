@@ -6,7 +6,9 @@ then to 40, 80, 160 and 320, of which each strategy chooses the new ones by the 
 Strategies: random; the smallest margin between the two most probable classes; the highest entropy;
 the highest epistemic uncertainty (BALD, from the Laplace approximation of the last layer, 200
 draws); the largest distance to the nearest labelled row; k-means++ on the features, alone and drawn
-in proportion to 1 − margin, and the latter on the probabilities. The same first rows, draws and scoring rows (at most 1,500) for all.
+in proportion to 1 − margin, and the latter on the probabilities (what `suggest` does: the gain is
+that of the features within chance, and predictions are enough). The same first rows, draws and
+scoring rows (at most 1,500) for all.
 
 Rule, written before the run: `suggest` uses the strategy whose mean accuracy over sets, backbones,
 draws and sizes from 40 is best; it is said to beat random choice where the interval of the paired
