@@ -8,14 +8,14 @@ One API, OpenAI's and Gemini's, and transformers' decision pipeline differ in de
 | `answers` | answers by name of the question, or a list; in the line, `response` or its `body` |
 | `labels` | right option by name of the question; `label` where there is one question |
 | `state`, `questions` | what was asked, optional; also in `request`; OpenAI and Gemini: `input` |
-| `diagnostics` | `label_mass` by name of the question, optional |
+| `diagnostics` | objects with `label_mass` by name of the question, optional |
 
 | type of answer | content |
 |---|---|
 | `noul`, `predicate` | probability of `true`: `noul` or `probability` |
 | `choice` | `probabilities` by option, or a list of `value` and `probability` |
 | `score` | the same by level from 0, whose texts are in `legend` or `label` |
-| `refusal` | nothing; a question without an answer is left out |
+| `refusal` | nothing; the question is left out, as is a line with Gemini's `prompt_feedback` |
 
 Each answer becomes a row with the columns `question`, `type` and `state`. Answers about one state
 are a cluster. The classes are the options of all questions; a row lacks those of other questions.
@@ -34,7 +34,7 @@ import string
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bayeslora.errors import InputError
@@ -47,14 +47,13 @@ Record = dict[str, Any]
 TYPE_COLUMN = "type"
 """Column with the type of question: `noul`, `choice` or `score`."""
 
-_TYPES = {"noul": "noul", "predicate": "noul", "choice": "choice", "score": "score"}
 _REFUSAL = "refusal"
+_TYPES = {"noul": "noul", "predicate": "noul"} | {n: n for n in ("choice", "score", _REFUSAL)}
+_BOOLEANS = {"1": "true", "0": "false", "yes": "true", "no": "false"}
 _USED = frozenset(
     {"answers", "labels", "label", "questions", "request", "response", "diagnostics", "usage"}
 )
-_FEEDBACK = "prompt_feedback"  # of Gemini, instead of answers, if the input was blocked
-_BOOLEANS = {"1": "true", "0": "false", "yes": "true", "no": "false"}
-_ROUNDING = 0.01  # of probabilities to two decimals
+_TOO_MUCH = 1.01  # for a probability, or the sum of rounded ones
 _LOST = 0.01  # mean mass outside the options that is worth saying
 
 
@@ -64,27 +63,17 @@ class Answer:
 
     Attributes:
         row: Line of the file.
-        line: Content of the line, with that of its request.
-        name: Id of the line and name of the question, or None without an id.
-        question: Name of the question.
-        kind: `noul`, `choice` or `score`.
-        state: What the question is about.
+        record: Columns of the row, but for label and probabilities.
         probs: [M] normalised probabilities by option, in the order asked.
-        mass: Probability of all options before normalising.
         label: The right option, or None.
-        confidence: What the vendor calls so, or None.
+        mass: Probability of all options before normalising.
     """
 
     row: int
-    line: Record
-    name: str | None
-    question: str
-    kind: str
-    state: str
+    record: Record
     probs: dict[str, float]
-    mass: float
     label: str | None
-    confidence: Any
+    mass: float
 
     @property
     def prediction(self) -> str:
@@ -94,16 +83,9 @@ class Answer:
 
 def is_decision_log(first: Mapping[str, Any]) -> bool:
     """Return whether the first object of a file holds answers to typed questions."""
-    body = _body(first)
-    answers = body.get("answers")
-    parts = [*answers.values()] if isinstance(answers, dict) else answers
-    return _FEEDBACK in body or (
-        isinstance(parts, list)
-        and bool(parts)
-        and all(
-            isinstance(part, dict) and part.get("type") in {*_TYPES, _REFUSAL} for part in parts
-        )
-    )
+    parts = _body(first).get("answers")
+    parts = [*parts.values()] if isinstance(parts, dict) else parts
+    return isinstance(parts, list) and bool(parts) and all(map(_is_answer, parts))
 
 
 def decision_records(
@@ -121,48 +103,43 @@ def decision_records(
     """
     answers: list[Answer] = []
     refused = 0
-    for row, record in rows:
-        answered, left_out = _line_answers(f"{source}, row {row}", row, record)
-        answers += answered
+    orders: dict[Any, list[list[str]]] = defaultdict(list)
+    for row, line in rows:
+        answered, left_out = _line_answers(f"{source}, row {row}", row, line)
         refused += left_out
+        order = [option for answer in answered for option in answer.probs]
+        for answer in answered:
+            record = {k: v for k, v in answer.record.items() if k == "id" or not is_ours(k)}
+            if "id" in record:  # asked again in another order: the id gets a number
+                known = orders[record["id"]]
+                known += [] if order in known else [order]
+                number = known.index(order) + 1
+                record["id"] += f"#{number}" if number > 1 else ""
+            answers.append(replace(answer, record=record))
     if not answers:
         raise InputError(f"{source}: all {counted(refused, 'question')} were refused")
-    metadata = {"source": "decision model", **_notes(source, answers, refused)}
+    metadata = _notes(source, answers, refused)
     lettered = _lettered(answers)
-    names = [
-        [_letter(place) for place in range(len(answer.probs))]
-        if answer.question in lettered
-        else [*answer.probs]
+    options = [
+        {name: _letter(place) for place, name in enumerate(answer.probs)}
+        if answer.record["question"] in lettered
+        else {name: name for name in answer.probs}
         for answer in answers
     ]
-    classes = sorted({name for options in names for name in options}, key=_sorting)
-    optional: dict[str, list[Any]] = {
-        "score_outside": [1 - answer.mass for answer in answers],
-        "vendor_confidence": [answer.confidence for answer in answers],
-        "id": _ids(answers),
-    }
-    extra = {key: values for key, values in optional.items() if any(values)}
+    classes = sorted({name for names in options for name in names.values()}, key=_sorting)
     records = []
-    for place, (answer, options) in enumerate(zip(answers, names, strict=True)):
-        by_option = dict(zip(answer.probs, options, strict=True))
-        probs: dict[str, float | None] = dict.fromkeys(classes)
-        probs |= zip(options, answer.probs.values(), strict=True)
-        record = {k: v for k, v in answer.line.items() if k not in _USED and not is_ours(k)}
-        record |= {
-            "label": None if answer.label is None else by_option[answer.label],
-            "question": answer.question,
-            TYPE_COLUMN: answer.kind,
-            "state": answer.state,
-            **{key: values[place] for key, values in extra.items()},
-            **{f"prob_{name}": prob for name, prob in probs.items()},
-        }
-        records.append((answer.row, record))
+    for answer, names in zip(answers, options, strict=True):
+        probs = {names[option]: prob for option, prob in answer.probs.items()}
+        outside = {"score_outside": 1 - answer.mass} if "label_mass" in metadata else {}
+        label = {"label": None if answer.label is None else names[answer.label]}
+        by_class = {f"prob_{name}": probs.get(name) for name in classes}
+        records.append((answer.row, answer.record | label | outside | by_class))
     return records, metadata
 
 
 def _notes(source: object, answers: Sequence[Answer], refused: int) -> dict[str, str]:
     """Return refusals, label mass and order flips as metadata; log what is worth saying."""
-    notes = {}
+    notes = {"source": "decision model"}
     if refused:
         notes["refused"] = f"{refused} of {refused + len(answers)}"
         logger.warning("%s: %s questions were refused and are left out", source, notes["refused"])
@@ -174,9 +151,9 @@ def _notes(source: object, answers: Sequence[Answer], refused: int) -> dict[str,
         logger.warning(message, source, 100 * (1 - mass))
     orders: dict[Any, dict[tuple[str, ...], str]] = defaultdict(dict)
     for answer in answers:
-        if answer.kind != "score":  # whose reversed levels have other texts
-            asked_alike = answer.state, answer.question, frozenset(answer.probs)
-            orders[asked_alike].setdefault(tuple(answer.probs), answer.prediction)
+        if answer.record[TYPE_COLUMN] != "score":  # whose reversed levels have other texts
+            same = answer.record["state"], answer.record["question"], frozenset(answer.probs)
+            orders[same].setdefault(tuple(answer.probs), answer.prediction)
     pairs = [{*by_order.values()} for by_order in orders.values() if len(by_order) > 1]
     if pairs:
         flips = sum(len(predicted) > 1 for predicted in pairs)
@@ -188,16 +165,15 @@ def _notes(source: object, answers: Sequence[Answer], refused: int) -> dict[str,
 
 def _lettered(answers: Sequence[Answer]) -> set[str]:
     """Return the questions whose options occur for fewer than two states on average."""
-    options: dict[str, set[tuple[str, frozenset[str]]]] = defaultdict(set)
+    asked: dict[str, set[tuple[str, frozenset[str]]]] = defaultdict(set)
     for answer in answers:
-        options[answer.question].add((answer.state, frozenset(answer.probs)))
-    return {
-        question
-        for question, by_state in options.items()
-        if len({names for _, names in by_state}) > 1
-        and sum(len(names) for _, names in by_state)
-        < 2 * len({name for _, names in by_state for name in names})
-    }
+        asked[answer.record["question"]].add((answer.record["state"], frozenset(answer.probs)))
+    lettered = set()
+    for question, by_state in asked.items():
+        sets = [names for _, names in by_state]
+        rare = sum(map(len, sets)) < 2 * len(frozenset().union(*sets))
+        lettered |= {question} if rare and len({*sets}) > 1 else set()
+    return lettered
 
 
 def _letter(place: int) -> str:
@@ -210,126 +186,104 @@ def _sorting(name: str) -> tuple[bool, int, str]:
     return not is_level, int(name) if is_level else 0, name
 
 
-def _ids(answers: Sequence[Answer]) -> list[str | None]:
-    """Return the ids; those of a line that repeats another's in another order get a number."""
-    order: dict[int, list[str]] = defaultdict(list)
-    for answer in answers:
-        order[answer.row] += answer.probs
-    orders: dict[str | None, list[list[str]]] = defaultdict(list)
-    ids = []
-    for answer in answers:
-        known = orders[answer.name]
-        if order[answer.row] not in known:
-            known.append(order[answer.row])
-        number = known.index(order[answer.row])
-        ids.append(f"{answer.name}#{number + 1}" if answer.name and number else answer.name)
-    return ids
-
-
-def _line_answers(where: str, row: int, record: Record) -> tuple[list[Answer], int]:
+def _line_answers(where: str, row: int, line: Record) -> tuple[list[Answer], int]:
     """Return the answers of a line, and how many questions were refused."""
-    body, request = _body(record), record.get("request")
-    line = {**request, **record} if isinstance(request, dict) else record
-    if "answers" not in body and _FEEDBACK in body:
-        return [], max(len(_by_name(where, "questions", line.get("questions") or {})), 1)
-    parts = _by_name(where, "answers", body.get("answers"))
+    body = _body(line)
+    line = (line["request"] if isinstance(line.get("request"), dict) else {}) | line
+    blocked = "prompt_feedback" in body and "answers" not in body
+    parts = _by_name(where, "answers", {} if blocked else body.get("answers"))
     questions = _by_name(where, "questions", line.get("questions") or {})
-    labels = line.get("labels")
-    if labels is None and line.get("label") is not None:
-        labels = dict.fromkeys(parts, line["label"])
+    labels = line.get("labels") or {}
+    if not labels and line.get("label") is not None:
+        labels = dict.fromkeys([*parts][:1], line["label"])
         if len(parts) > 1:
             raise InputError(f"{where}: one 'label' for {len(parts)} questions; use 'labels'")
-    labels = _by_name(where, "labels", labels or {})
-    for name in labels:
+    labels = _by_name(where, "labels", labels)
+    for name in labels if parts else ():
         if name not in parts:
             raise InputError(f"{where}, 'labels': no question {shown(name)} in {listed([*parts])}")
     row_id = line.get("id", line.get("custom_id"))
-    state = line.get("state", line.get("input", row_id))
+    state = line.get("state", line.get("input", f"row {row}" if row_id is None else row_id))
+    free = {key: value for key, value in line.items() if key not in {*_USED, "id"}}
     answers = []
     for name, part in parts.items():
         here = f"{where}, question {shown(name)}"
-        if not isinstance(part, dict) or part.get("type") not in {*_TYPES, _REFUSAL}:
+        if not _is_answer(part):
             raise InputError(f"{here}: {shown(part)} is not an answer with a type")
-        if part["type"] == _REFUSAL:
-            continue
         kind = _TYPES[part["type"]]
-        probs, texts = _options(here, part)
-        order = _order(questions.get(name))
-        stated = {option: probs[option] for option in order} if {*order} == {*probs} else probs
-        total = sum(stated.values())
-        answers.append(
-            Answer(
-                row,
-                line,
-                None if row_id is None else str(row_id) + (f"/{name}" if len(parts) > 1 else ""),
-                name,
-                kind,
-                f"row {row}" if state is None else _text(state),
-                {option: prob / total for option, prob in stated.items()},
-                min(_mass(here, name, part, body, total), 1.0),
-                _label(here, labels.get(name), kind, probs, texts),
-                part.get("confidence"),
-            )
-        )
-    return answers, len(parts) - len(answers)
+        if kind == _REFUSAL:
+            continue
+        probs, texts = _options(here, kind, part, questions.get(name))
+        total = sum(probs.values())
+        stated = part.get("label_mass", part.get("option_mass"))
+        with suppress(AttributeError, LookupError, TypeError):
+            stated = body["diagnostics"][name]["label_mass"]
+        mass = _share(here, stated) if stated is not None else total if total < 1 - 1e-5 else 1.0
+        record = {"question": name, TYPE_COLUMN: kind, "state": _text(state)}
+        record |= {"vendor_confidence": part.get("confidence")}
+        if row_id is not None:
+            record["id"] = f"{row_id}/{name}" if len(parts) > 1 else str(row_id)
+        probs = {option: prob / total for option, prob in probs.items()}
+        label = _label(here, labels.get(name), kind, probs, texts)
+        answers.append(Answer(row, free | record, probs, label, min(mass, 1.0)))
+    return answers, max(len(parts) - len(answers), int(blocked))
 
 
-def _body(record: Mapping[str, Any]) -> Mapping[str, Any]:
+def _body(line: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the object with the answers: the line, its response, or the body of that."""
     for key in ("response", "body"):
-        inner = record.get(key)
-        if "answers" not in record and isinstance(inner, dict):
-            record = inner
-    return record
+        if "answers" not in line and isinstance(line.get(key), dict):
+            line = line[key]
+    return line
+
+
+def _is_answer(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") in [*_TYPES]
 
 
 def _by_name(where: str, key: str, value: Any) -> dict[str, Any]:
     """Return answers, questions or labels by name; those without a name are numbered."""
     if isinstance(value, list):
         names = [part.get("name") if isinstance(part, dict) else None for part in value]
-        names = [str(place) if name is None else name for place, name in enumerate(names)]
-        if len({*names}) == len(names):
-            value = dict(zip(names, value, strict=True))
+        names = [str(place) if name is None else str(name) for place, name in enumerate(names)]
+        value = dict(zip(names, value, strict=True)) if len({*names}) == len(names) else None
     if not isinstance(value, dict):
         raise InputError(f"{where}, {key!r}: expected values by name of the question")
     return value
 
 
-def _options(where: str, part: Record) -> tuple[dict[str, float], dict[str, str]]:
-    """Return the stated probability by option, and the options of a score by their texts."""
-    if _TYPES[part["type"]] == "noul":
-        true = _share(where, part.get("noul", part.get("probability")))
-        return {"true": true, "false": max(1 - true, 0.0)}, {}
+def _options(
+    where: str, kind: str, part: Record, question: Any
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Return probabilities by option, in the order asked, and the levels of a score by text."""
     stated: Any = part.get("probabilities")
     pairs: list[tuple[str, Any]] = []
     texts: dict[str, str] = {}
+    order: list[str] = []
+    if kind == "noul":
+        true = _share(where, part.get("noul", part.get("probability")))
+        pairs = [("true", true), ("false", max(1 - true, 0.0))]
+    elif isinstance(stated, dict):
+        pairs = [*stated.items()]
     with suppress(AttributeError, LookupError, TypeError):
         if isinstance(stated, list):
             pairs = [(_text(each["value"]), each["probability"]) for each in stated]
             texts = {each["label"]: _text(each["value"]) for each in stated if "label" in each}
-        else:
-            pairs = [*stated.items()]
-            texts = {_text(text): level for level, text in part.get("legend", {}).items()}
+        texts |= {_text(text): level for level, text in part.get("legend", {}).items()}
+    with suppress(AttributeError, LookupError, TypeError):
+        asked = question.get("criteria", question.get("choices"))
+        order = [*asked] if isinstance(asked, dict) else [_text(each["value"]) for each in asked]
     probs = {option: _share(where, value) for option, value in pairs}
-    if len(probs) < 2 or len(probs) < len(pairs) or not 0 < sum(probs.values()) < 1 + _ROUNDING:
+    if len(probs) < 2 or len(probs) < len(pairs) or not 0 < sum(probs.values()) < _TOO_MUCH:
         raise InputError(f"{where}: {shown(stated)} are not probabilities of two or more options")
-    return probs, texts
+    return {name: probs[name] for name in order if {*order} == {*probs}} or probs, texts
 
 
 def _share(where: str, value: Any) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not 0 <= value < 1 + _ROUNDING:
+    if not is_number or not 0 <= value < _TOO_MUCH:
         raise InputError(f"{where}: {shown(value)} is not a probability")
     return float(value)
-
-
-def _mass(where: str, name: str, part: Record, body: Mapping[str, Any], total: float) -> float:
-    """Return the label mass: as stated, else the sum of the probabilities unless that is 1."""
-    stated = part.get("label_mass", part.get("option_mass"))
-    with suppress(AttributeError, LookupError, TypeError):
-        diagnostics = body["diagnostics"]
-        stated = diagnostics.get("questions", diagnostics)[name]["label_mass"]
-    return _share(where, stated) if stated is not None else total if total < 1 - 1e-5 else 1.0
 
 
 def _label(
@@ -347,22 +301,8 @@ def _label(
     return name
 
 
-def _order(question: Any) -> list[str]:
-    """Return the options in the order asked, if the question has them."""
-    if not isinstance(question, dict):
-        return []
-    options = question.get("criteria", question.get("choices"))
-    if isinstance(options, dict):
-        return [*options]
-    with suppress(LookupError, TypeError):
-        return [_text(each["value"]) for each in options or ()]
-    return []
-
-
 def _text(value: Any) -> str:
     """Return a value of JSON as text, an integer without decimals."""
-    if isinstance(value, str):
-        return value
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)

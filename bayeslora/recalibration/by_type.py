@@ -65,16 +65,12 @@ class TemperatureByType(Temperature):
             probs[rows] = temperature.mapped(with_gaps(predictions)[rows])
         return probs
 
-    def num_parameters(self, num_classes: int) -> int:
-        """Return the number of temperatures."""
-        return len(self.by_type)
-
     def report(self) -> dict[str, float | str]:
         """Return the temperature of each type."""
-        return {
-            f"temperature_{name}": float(each.temperature or 1.0)
-            for name, each in self.by_type.items()
-        }
+        return {f"temperature_{name}": value for name, value in self._temperatures().items()}
+
+    def _temperatures(self) -> dict[str, float]:
+        return {name: float(each.temperature or 1.0) for name, each in self.by_type.items()}
 
     def save(self, path: str | Path, settings: Mapping[str, Any]) -> None:
         """Write `decision.json`.
@@ -83,8 +79,7 @@ class TemperatureByType(Temperature):
             path: The file; an existing one is replaced.
             settings: Those that the answers were made with; see `decision_settings`.
         """
-        before = settings.get("temperature", {})
-        fitted = {name: float(each.temperature or 1.0) for name, each in self.by_type.items()}
+        before, fitted = settings.get("temperature", {}), self._temperatures()
         product = {name: before.get(name, 1.0) * value for name, value in fitted.items()}
         rows = {name: each.num_rows for name, each in self.by_type.items()}
         ours = {"version": __version__, "fitted": fitted, "rows": rows}
