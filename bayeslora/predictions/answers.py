@@ -165,11 +165,13 @@ def _notes(source: object, answers: Sequence[Answer], refused: int) -> dict[str,
 
 def _lettered(answers: Sequence[Answer]) -> set[str]:
     """Return the questions whose options occur for fewer than two states on average."""
-    asked: dict[str, set[tuple[str, frozenset[str]]]] = defaultdict(set)
+    by_question: dict[str, set[tuple[str, frozenset[str]]]] = defaultdict(set)
     for answer in answers:
-        asked[answer.record["question"]].add((answer.record["state"], frozenset(answer.probs)))
+        by_question[answer.record["question"]].add(
+            (answer.record["state"], frozenset(answer.probs))
+        )
     lettered = set()
-    for question, by_state in asked.items():
+    for question, by_state in by_question.items():
         sets = [names for _, names in by_state]
         rare = sum(map(len, sets)) < 2 * len(frozenset().union(*sets))
         lettered |= {question} if rare and len({*sets}) > 1 else set()
@@ -191,7 +193,7 @@ def _line_answers(where: str, row: int, line: Record) -> tuple[list[Answer], int
     body = _body(line)
     line = (line["request"] if isinstance(line.get("request"), dict) else {}) | line
     blocked = "prompt_feedback" in body and "answers" not in body
-    parts = _by_name(where, "answers", {} if blocked else body.get("answers"))
+    parts = _by_name(where, "answers", {} if blocked else body.get("answers") or None)
     questions = _by_name(where, "questions", line.get("questions") or {})
     labels = line.get("labels") or {}
     if not labels and line.get("label") is not None:
@@ -271,8 +273,10 @@ def _options(
             texts = {each["label"]: _text(each["value"]) for each in stated if "label" in each}
         texts |= {_text(text): level for level, text in part.get("legend", {}).items()}
     with suppress(AttributeError, LookupError, TypeError):
-        asked = question.get("criteria", question.get("choices"))
-        order = [*asked] if isinstance(asked, dict) else [_text(each["value"]) for each in asked]
+        options = question.get("criteria", question.get("choices"))
+        order = (
+            [*options] if isinstance(options, dict) else [_text(each["value"]) for each in options]
+        )
     probs = {option: _share(where, value) for option, value in pairs}
     if len(probs) < 2 or len(probs) < len(pairs) or not 0 < sum(probs.values()) < _TOO_MUCH:
         raise InputError(f"{where}: {shown(stated)} are not probabilities of two or more options")
