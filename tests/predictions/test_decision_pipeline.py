@@ -9,6 +9,8 @@ from tiny import TOPICS, lettered_llama
 from bayeslora import Predictions
 from bayeslora.cli import main
 
+pytest.importorskip("transformers.decision")  # of 5.24
+
 QUESTIONS = {
     "wild": {"type": "noul", "instructions": "Question"},
     "topic": {"type": "choice", "instructions": "Pick", "criteria": dict.fromkeys(TOPICS)},
