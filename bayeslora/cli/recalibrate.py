@@ -21,6 +21,9 @@ class Options(arguments.FitAndApply):
 
     method: str | None = option(arguments.METHOD)
     """recalibrator (default: temperature; `bayeslora methods` lists them)"""
+    save: str | None = option("FILE")
+    """what was fitted, as .json for `bayeslora apply`; a file named decision.json gets a
+    temperature per type of question for transformers' decision pipeline"""
 
 
 def run(args: Options) -> None:
