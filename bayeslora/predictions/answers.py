@@ -83,9 +83,11 @@ class Answer:
 
 def is_decision_log(first: Mapping[str, Any]) -> bool:
     """Return whether the first object of a file holds answers to typed questions."""
-    parts = _body(first).get("answers")
+    body = _body(first)
+    parts: Any = body.get("answers")
     parts = [*parts.values()] if isinstance(parts, dict) else parts
-    return isinstance(parts, list) and bool(parts) and all(map(_is_answer, parts))
+    is_list = isinstance(parts, list) and bool(parts)
+    return all(map(_is_answer, parts)) if is_list else "prompt_feedback" in body
 
 
 def decision_records(
@@ -266,7 +268,7 @@ def _options(
         true = _share(where, part.get("noul", part.get("probability")))
         pairs = [("true", true), ("false", max(1 - true, 0.0))]
     elif isinstance(stated, dict):
-        pairs = [*stated.items()]
+        pairs = [(_text(option), prob) for option, prob in stated.items()]
     with suppress(AttributeError, LookupError, TypeError):
         if isinstance(stated, list):
             pairs = [(_text(each["value"]), each["probability"]) for each in stated]
@@ -306,7 +308,8 @@ def _label(
 
 
 def _text(value: Any) -> str:
-    """Return a value of JSON as text, an integer without decimals."""
+    """Return a value of JSON as valid Unicode, an integer without decimals."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return text.encode(errors="replace").decode()

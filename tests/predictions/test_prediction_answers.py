@@ -118,7 +118,7 @@ def test_the_vendors_confidence_is_only_a_column(tmp_path):
 def test_refusals_are_left_out_and_counted(tmp_path, caplog):
     refusal = {"team": {"type": "refusal"}, "refund": SYSTEM_ONE["refund"]}
     blocked = {"prompt_feedback": {"block_reason": "SAFETY"}, "labels": {"refund": True}}
-    lines = [{"answers": refusal, "labels": {"team": "bug"}}, blocked]
+    lines = [blocked, {"answers": refusal, "labels": {"team": "bug"}}]
     with caplog.at_level(logging.WARNING):
         rows = load(tmp_path, lines)
     assert len(rows) == 1
