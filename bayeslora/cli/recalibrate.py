@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bayeslora.cli import arguments
 from bayeslora.cli.arguments import given, option
 from bayeslora.cli.data import predictions_reading
 from bayeslora.cli.output import before_and_after, check_fit_and_apply, print_columns, print_json
+from bayeslora.errors import InputError
 
 if TYPE_CHECKING:
+    from bayeslora.predictions.collection import PredictionsLike
     from bayeslora.predictions.record import Predictions
 
 
@@ -18,28 +21,43 @@ class Options(arguments.FitAndApply):
 
     method: str | None = option(arguments.METHOD)
     """recalibrator (default: temperature; `bayeslora methods` lists them)"""
+    save: str | None = option("FILE")
+    """what was fitted, as .json for `bayeslora apply`; a file named decision.json gets a
+    temperature per type of question for transformers' decision pipeline"""
 
 
 def run(args: Options) -> None:
     """Check that the rows differ, fit, apply, save, and print the scores before and after."""
     from bayeslora.decisions.artefact import Calibration
     from bayeslora.metrics.evaluate import evaluate
+    from bayeslora.predictions.answers import TYPE_COLUMN
     from bayeslora.predictions.collection import as_predictions
+    from bayeslora.recalibration.by_type import FILE_NAME, TemperatureByType, decision_settings
     from bayeslora.recalibration.recalibrate import fit_recalibrator, recalibrate
 
     check_fit_and_apply(args)
     reading = predictions_reading(args)
+    fit: PredictionsLike = args.fit
+    options = given(args, "method")
+    if args.save is not None and Path(args.save).name == FILE_NAME:
+        if args.method not in {None, "temperature"}:
+            raise InputError(f"{FILE_NAME} holds temperatures only", options=("method",))
+        settings = decision_settings(args.save)
+        fit = as_predictions(args.fit, [TYPE_COLUMN], reading)
+        options = {"method": TemperatureByType()}
     pairs: dict[str, tuple[Predictions, Predictions]] = {}
     if args.apply is None:
-        fitted = as_predictions(args.fit, reading=reading)
-        recalibrator = fit_recalibrator(fitted, **given(args, "method"))
+        fitted = as_predictions(fit, reading=reading)
+        recalibrator = fit_recalibrator(fitted, **options)
         pairs["fit"] = fitted, recalibrator.apply(fitted)
     else:
-        result = recalibrate(args.fit, args.apply, **given(args, "method"), reading=reading)
+        result = recalibrate(fit, args.apply, **options, reading=reading)
         recalibrator, fitted = result.recalibrator, result.fit_before
         result.predictions.save(str(args.out))
         pairs |= {"fit": (fitted, result.fit_after), "apply": (result.before, result.predictions)}
-    if args.save is not None:
+    if args.save is not None and isinstance(recalibrator, TemperatureByType):
+        recalibrator.save(args.save, settings)
+    elif args.save is not None:
         Calibration.on(fitted).then(recalibrator, fitted).save(args.save)
     scores = {key: (evaluate(before), evaluate(after)) for key, (before, after) in pairs.items()}
     numbers = recalibrator.report()

@@ -13,8 +13,8 @@
 
 JSON may also hold `{"probs": {"<class>": 0.2, …}}`, or `logits`, in each row, in place of columns.
 Only Parquet stores the name and the metadata of a record. Sample logs of lm-evaluation-harness
-(`harness`) and log-probabilities of servers (`servers`) are read as well, detected by the keys of
-their first line.
+(`harness`), log-probabilities of servers (`servers`) and answers of decision models (`answers`) are
+read as well, detected by the keys of their first line.
 
 Other columns are read as texts if requested by name, else ignored, and so are those of sets and
 intervals unless every class has them. Classes are in the order of the columns, unless the Parquet
@@ -45,6 +45,7 @@ from bayeslora.data.formats import File, Reading, Record, Table
 from bayeslora.errors import InputError, RowError, unknown_choice
 from bayeslora.io import atomic_file
 from bayeslora.plain_text import listed, shown
+from bayeslora.predictions.answers import decision_records, is_decision_log
 from bayeslora.predictions.logs import (
     is_sample_log,
     is_server_log,
@@ -339,7 +340,7 @@ def _number(value: Any, rows: Table) -> float | None:
 
 
 def _json_table(file: File) -> tuple[Table, dict[str, str]]:
-    """Return the rows of a JSON file or of a log, and the metadata of a sample log.
+    """Return the rows of a JSON file or of a log, and the metadata of a log.
 
     Rows must have the columns of the first, apart from those that have no fixed meaning.
     """
@@ -351,6 +352,8 @@ def _json_table(file: File) -> tuple[Table, dict[str, str]]:
     if is_sample_log(first):
         log = log_records(file, formats.json_rows(file), is_ours)
         metadata = log_metadata(file.path)
+    elif is_decision_log(first):
+        log, metadata = decision_records(file, formats.json_rows(file), is_ours)
     elif is_server_log(first):
         log = server_records(file, formats.json_rows(file))
     if log:

@@ -188,12 +188,16 @@ class Recalibrator(Options, ABC):
             )
         check_classes(f"the {self.name} was fitted on", self.classes, predictions.classes)
         self._check_gaps(predictions)
-        new = predictions.with_probs(self.mapped(with_gaps(predictions)), name)
+        new = predictions.with_probs(self.recalibrated(predictions), name)
         total = None if predictions.total is None else new.uncertainty("entropy")
         return new.replace(
             total=total,
             metadata={**_kept_metadata(predictions), **self._notes(), **_history(predictions)},
         )
+
+    def recalibrated(self, predictions: Predictions) -> Array:
+        """Return the recalibrated probabilities of the rows, [N, C]."""
+        return self.mapped(with_gaps(predictions))
 
     def _check_gaps(self, predictions: Predictions) -> None:
         if predictions.available is not None and not self.takes_gaps:
