@@ -23,25 +23,25 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 28600,
-    "modules": 195,
+    "code lines": 28908,
+    "modules": 197,
     "per cent of code that imports": 12,
     "parameters of a public function": 12,
     "options of the command line": 192,
     "options of fit": 28,
-    "modules that fit loads": 97,
-    "modules that predict loads": 87,
+    "modules that fit loads": 98,
+    "modules that predict loads": 88,
     "functions that a row passes before the tokenizer": 19,
     "dependencies that nothing imports": 0,
-    "words of the docs": 29028,
-    "code lines of the tests": 25839,
+    "words of the docs": 29290,
+    "code lines of the tests": 26134,
     "code lines of the benchmarks": 2873,
 }
 ROOMS = {
     ".": 2411,
     "adapters": 1064,
     "backbones": 2150,
-    "cli": 2041,
+    "cli": 2057,
     "contrib": 1799,
     "data": 1632,
     "decisions": 838,
@@ -49,8 +49,8 @@ ROOMS = {
     "experiments": 1096,
     "metrics": 2249,
     "posteriors": 4142,
-    "predictions": 1449,
-    "recalibration": 709,
+    "predictions": 1670,
+    "recalibration": 780,
     "reporting": 2613,
     "testing": 489,
 }

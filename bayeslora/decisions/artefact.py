@@ -258,10 +258,6 @@ def decide(
 
     Raises:
         InputError: A value is not allowed, no row has a label, or rows fitted the calibration.
-
-    Example:
-        >>> calibration = bl.decide("held-out.parquet", risk=0.02)  # doctest: +SKIP
-        >>> calibration.apply("new.parquet").columns["decision"]  # doctest: +SKIP
     """
     columns = [by] if by else []
     held_out = as_predictions(predictions, columns, reading)

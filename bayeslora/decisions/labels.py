@@ -75,10 +75,6 @@ def find_label_errors(
 
     Raises:
         InputError: A file or a value in it is wrong, or no row has a label.
-
-    Example:
-        >>> errors = bl.find_label_errors("my-model")  # doctest: +SKIP
-        >>> errors.estimate, errors.predictions.to_pandas().head()  # doctest: +SKIP
     """
     everything = as_predictions(predictions, further_columns(predictions, reading), reading)
     known = labelled(everything)

@@ -28,10 +28,6 @@ def suggest(predictions: Predictions, num_rows: int, *, seed: int = 0) -> Predic
 
     Raises:
         InputError: `num_rows` is not between 1 and N.
-
-    Example:
-        >>> pool = clf.predict(texts)  # doctest: +SKIP
-        >>> bl.suggest(pool, 50).ids  # doctest: +SKIP
     """
     from sklearn.cluster import kmeans_plusplus
 

@@ -14,12 +14,14 @@ Alexandari, Kundaje and Shrikumar 2020, arXiv 1901.06852, for the need of calibr
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
+from annotated_types import MinLen
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
+from bayeslora.option_checks import Share
 from bayeslora.recalibration.recalibrate import Array, Recalibrator, base_rates
 
 _MOST_STEPS = 10_000
@@ -37,9 +39,9 @@ class PriorShift(Recalibrator):
         before: [C] float64, π; None before `fit`.
     """
 
-    shares: tuple[float, ...] = ()
+    shares: Annotated[tuple[Share, ...], MinLen(2)] | None = None
     """Shares of the classes among the rows to apply to, in the order of the classes; estimated if
-    empty."""
+    None."""
 
     name: ClassVar[str] = "prior"
     summary: ClassVar[str] = "new shares of the classes, known or estimated without labels"
@@ -55,11 +57,10 @@ class PriorShift(Recalibrator):
         Raises:
             InputError: `shares` are no C shares that sum to 1.
         """
-        shares = np.asarray(self.shares)
-        wrong = len(shares) != probs.shape[1] or (shares < 0).any() or abs(shares.sum() - 1) > 1e-6
-        if self.shares and wrong:
+        shares = self.shares
+        if shares and (len(shares) != probs.shape[1] or abs(sum(shares) - 1) > 1e-6):
             raise InputError(
-                f"shares must be {probs.shape[1]} numbers that sum to 1, got {self.shares}",
+                f"shares must be {probs.shape[1]} numbers that sum to 1, got {shares}",
                 options=("shares",),
             )
         self.before = base_rates(labels, probs.shape[1])

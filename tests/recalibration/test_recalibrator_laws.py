@@ -87,7 +87,8 @@ def test_certainty_and_impossibility_are_survived(method):
     np.testing.assert_allclose(probs.sum(1), 1, atol=1e-12)
 
 
-@pytest.mark.parametrize("method", RECALIBRATORS)
+# The prior shift changes no calibration.
+@pytest.mark.parametrize("method", [name for name in RECALIBRATORS if name != "prior"])
 def test_other_rows_get_better_probabilities(method):
     fit, apply = rows(2000, sharp=3), rows(2000, sharp=3, seed=1)
     assert nll(build(method).fit(fit).apply(apply)) < nll(apply) - 0.2
