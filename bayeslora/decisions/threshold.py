@@ -468,8 +468,9 @@ def sentence(rule: Rule, value: str = "") -> str:
             f"no threshold{whose} keeps the share of errors at {rule.risk:.3g} with "
             f"{rule.confidence:.3g} confidence, from {counted(made.rows, 'row')}"
         )
+    least = f" with a probability of at least {made.threshold:.4f}" if made.threshold else ""
     return (
-        f"answers{whose} with a probability of at least {made.threshold:.4f} are automated: "
+        f"{'answers' if least else 'all answers'}{whose}{least} are automated: "
         f"{100 * made.share:.1f} % of rows; at most {100 * rule.risk:.3g} % of them are wrong, "
         f"with {100 * rule.confidence:.3g} % confidence, as long as new rows are like the "
         f"{counted(made.rows, 'row')} it rests on"
