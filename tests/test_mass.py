@@ -23,7 +23,7 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 28908,
+    "code lines": 28909,
     "modules": 197,
     "per cent of code that imports": 12,
     "parameters of a public function": 12,
@@ -33,7 +33,7 @@ LIMITS = {
     "modules that predict loads": 88,
     "functions that a row passes before the tokenizer": 19,
     "dependencies that nothing imports": 0,
-    "words of the docs": 29290,
+    "words of the docs": 29299,
     "code lines of the tests": 26134,
     "code lines of the benchmarks": 2873,
 }
@@ -44,7 +44,7 @@ ROOMS = {
     "cli": 2057,
     "contrib": 1799,
     "data": 1632,
-    "decisions": 838,
+    "decisions": 839,
     "engine": 3918,
     "experiments": 1096,
     "metrics": 2249,

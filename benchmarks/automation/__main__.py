@@ -2,8 +2,8 @@
 
 *Simulated sets*: logits of three classes, labels drawn from their softmax, probabilities stated
 with another sharpness; the true risk of a threshold is that of 400,000 further rows. *Real sets*:
-the probabilities of a frozen MiniLM head for the scoring rows of four sets, two of which nobody
-chose anything on. Held-out sets are drawn from these rows with replacement, so that the true risk
+the probabilities of a frozen MiniLM head for the scoring rows of four sets, two of which decided
+no default. Held-out sets are drawn from these rows with replacement, so that the true risk
 is known: that of all of them.
 
 A promise is broken if the true risk at the threshold is above the promised one. That may happen in
