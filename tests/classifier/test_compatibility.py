@@ -173,11 +173,13 @@ def test_pairs_are_allowed_or_refused_as_before(backbone, golden, adapter, caplo
 
 def check_same(actual, expected, name, *, every_bit):
     """Assert that two outcomes are the same code or result, up to rounding on other machines."""
-    if every_bit or isinstance(expected, str) or isinstance(actual, str):
+    if every_bit or str in {type(expected), type(actual)}:
         assert actual == expected, name
-    else:
-        # Two epochs in single precision, on processors that sum in another order.
-        np.testing.assert_allclose(actual["probs"], expected["probs"], atol=1e-3, err_msg=name)
+        return
+    # Two epochs in single precision, on processors that sum in another order. A chain amplifies
+    # the last bits until its draws are others: what is left is its Monte Carlo error.
+    atol = 0.05 if name.endswith(" nuts") else 1e-3
+    np.testing.assert_allclose(actual["probs"], expected["probs"], atol=atol, err_msg=name)
 
 
 def check_laws(clf, backbone, folder):
@@ -192,8 +194,7 @@ def check_laws(clf, backbone, folder):
     np.testing.assert_allclose(predictions.probs.sum(1), 1, atol=1e-9)
     assert same(clf.predict(TEST), predictions)
     mean = clf.predict(TEST, num_samples=0)
-    several = clf.record.posterior["name"] in {"ensemble", "amt_ensemble"}
-    assert several or not mean.epistemic.any()
+    assert not mean.epistemic.any() or clf.record.posterior["name"] in {"ensemble", "amt_ensemble"}
     clf.save_pretrained(folder)
     again = bl.BayesianClassifier.from_pretrained(folder, backbone=backbone, progress=False)
     assert again.record == clf.record
