@@ -79,9 +79,8 @@ def model_card(record: ModelRecord, fingerprint: str) -> str:
 
 def baseline_words(results: Mapping[str, Any]) -> str:
     """Return the NLL of held-out rows under what a fit should beat; empty if none is known."""
-    names = {"linear_probe": "last layer on the frozen backbone", "bag_of_words": "bag of words"}
-    known = results.get("baselines", {})
-    return ", ".join(f"{words} {known[key]:.3f}" for key, words in names.items() if key in known)
+    losses = results.get("baselines", {})
+    return ", ".join(f"{name.replace('_', ' ')} {loss:.3f}" for name, loss in losses.items())
 
 
 def held_out_words(results: Mapping[str, Any]) -> str:
