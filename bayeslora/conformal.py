@@ -26,6 +26,10 @@ Jordan 2021, arXiv 2009.14193, with λ > 0 (RAPS). Randomised sets may be empty,
 class alone exceeds the threshold; adding a class would make the coverage larger than requested.
 Classes with equal probabilities are in the order of their columns.
 
+*Ordinal APS*: the sets of ordered classes have no gaps. They grow from the most probable class, at
+each step by the more probable neighbour of those at both ends (Lu, Angelopoulos and Pomerantz 2022,
+arXiv 2207.02238).
+
 Conformal predictors by name, and `conformal_sets`, which separates fit and evaluation rows.
 """
 
@@ -264,6 +268,19 @@ class RAPS(APS):
         return adaptive_scores(probs, _parts(self, probs, fitting), self.penalty, self.k_reg)
 
 
+@dataclass(eq=False)
+class OrdinalAPS(APS):
+    """A conformal predictor like `APS` whose sets are classes in a row, for ordered classes."""
+
+    name: ClassVar[str] = "ordinal"
+    summary: ClassVar[str] = "as aps, without gaps between the classes of a set; ordered classes"
+    source: ClassVar[str] = "Lu, Angelopoulos and Pomerantz 2022, arXiv 2207.02238"
+
+    def scores(self, probs: Array, *, fitting: bool) -> Array:
+        """Return the total probabilities from the most probable class outwards, [N, C]."""
+        return adaptive_scores(probs, _parts(self, probs, fitting), order=outward(probs))
+
+
 def _parts(options: APS, probs: Array, fitting: bool) -> Array:
     """Return u, [N, 1]."""
     parts = np.zeros((len(probs), 1))
@@ -273,7 +290,29 @@ def _parts(options: APS, probs: Array, fitting: bool) -> Array:
     return parts
 
 
-def adaptive_scores(probs: Array, parts: Array, penalty: float = 0.0, k_reg: int = 0) -> Array:
+def outward(probs: Array) -> NDArray[np.int64]:
+    """Return [N, C] classes in the order in which an ordinal set takes them.
+
+    Merging the classes on both sides of the peak by the larger head sorts them by the least
+    probability on the way to the peak.
+
+    Args:
+        probs: [N, C] probabilities of ordered classes.
+    """
+    places, peak = np.arange(probs.shape[1]), probs.argmax(1)[:, None]
+    below, above = np.where(places <= peak, probs, np.inf), np.where(places >= peak, probs, np.inf)
+    falling = np.minimum.accumulate(below[:, ::-1], 1)[:, ::-1]
+    least = np.where(places <= peak, falling, np.minimum.accumulate(above, 1))
+    return np.lexsort((np.abs(places - peak), places > peak, -least), axis=1)
+
+
+def adaptive_scores(
+    probs: Array,
+    parts: Array,
+    penalty: float = 0.0,
+    k_reg: int = 0,
+    order: NDArray[np.int64] | None = None,
+) -> Array:
     """Return the scores of all classes, [N, C].
 
     Args:
@@ -281,8 +320,11 @@ def adaptive_scores(probs: Array, parts: Array, penalty: float = 0.0, k_reg: int
         parts: [N, 1] u, the part of a class's own probability that is included.
         penalty: Penalty λ.
         k_reg: Last rank, from 1, without a penalty.
+        order: [N, C] classes in the order in which a set takes them; None takes the most probable
+            first.
     """
-    order = np.argsort(-probs, axis=1, kind="stable")
+    if order is None:
+        order = np.argsort(-probs, axis=1, kind="stable")
     falling = np.take_along_axis(probs, order, 1)
     ranks = np.arange(1, probs.shape[1] + 1)
     before = np.cumsum(falling, axis=1) - falling
@@ -292,7 +334,7 @@ def adaptive_scores(probs: Array, parts: Array, penalty: float = 0.0, k_reg: int
     return scores
 
 
-CONFORMAL: dict[str, type[Any]] = {method.name: method for method in (LAC, APS, RAPS)}
+CONFORMAL: dict[str, type[Any]] = {method.name: method for method in (LAC, APS, RAPS, OrdinalAPS)}
 """Every conformal predictor by its name."""
 
 

@@ -304,6 +304,7 @@ class Parts(Everywhere):
     ood_score: str | None = option(of=EVALUATE)
     group_by: list[str] | None = option("COLUMN", EVALUATE)
     by_class: bool = option(of=EVALUATE)
+    ordered: bool = option(of=EVALUATE)
 
 
 class Evaluated(Scored, Parts, Scoring):
@@ -341,7 +342,7 @@ class Page(Everywhere):
     """omit texts and ids"""
 
 
-PART_OPTIONS = ("ood_score", "group_by", "by_class")
+PART_OPTIONS = ("ood_score", "group_by", "by_class", "ordered")
 """The options of `Parts`, by their names in Python."""
 
 SCORING_OPTIONS = ("num_bins", "seed", "cluster_by")

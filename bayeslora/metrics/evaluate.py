@@ -64,6 +64,7 @@ from bayeslora.metrics.scores import (
     Score,
     Scores,
 )
+from bayeslora.metrics.soft import soft_scores
 from bayeslora.metrics.subgroups import class_scores, group_scores
 from bayeslora.predictions.collection import (
     PredictionsLike,
@@ -89,6 +90,7 @@ def evaluate(
     by_class: bool = False,
     cluster_by: str | None = None,
     num_bins: int = NUM_BINS,
+    ordered: bool = False,
     **bootstrap: Unpack[Bootstrap],
 ) -> Scores:
     """Score predictions, with a 95 % bootstrap interval over rows for each score.
@@ -114,6 +116,8 @@ def evaluate(
         cluster_by: Column whose equal values mark related rows, such as the two sentences of a
             twin, which the bootstrap draws together. OOD sets may lack the column.
         num_bins: Bins of the calibration errors and of the reliability diagram; 15 by default.
+        ordered: Whether the classes are ordered as they are listed, such as ratings: adds the
+            ranked probability score and the error of the expected score.
         **bootstrap: `num_resamples`, 1000 unless given; and `seed`, 0 unless given. Scores that
             noise biases upwards have reflected intervals, the others percentile intervals.
 
@@ -163,7 +167,8 @@ def evaluate(
         num_classes=inside.num_classes,
         class_names=inside.classes,
         num_bins=num_bins,
-        scores=set_scores(inside, resampling, clusters),
+        scores=soft_scores(inside, num_bins, resampling, clusters, ordered=ordered)
+        | set_scores(inside, resampling, clusters),
         ood=detected,
         intervals=_interval_notes(resampling, cluster_by, sets=inside.sets is not None),
         chance_accuracy=float((1 / inside.num_options).mean()),

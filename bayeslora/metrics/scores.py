@@ -92,8 +92,14 @@ SET_SCORES: Mapping[str, ScoreInfo] = _TABLES["sets"]
 DETECTION_SCORES: Mapping[str, ScoreInfo] = _TABLES["detection"]
 """All scores of out-of-distribution detection by key, in order."""
 
-ALL_SCORES: Mapping[str, ScoreInfo] = {**SCORES, **SET_SCORES}
-"""Scores of labelled predictions, then of prediction sets."""
+SOFT_SCORES: Mapping[str, ScoreInfo] = _TABLES["soft"]
+"""All scores under soft labels by key, in order."""
+
+ORDERED_SCORES: Mapping[str, ScoreInfo] = _TABLES["ordered"]
+"""All scores of ordered classes by key, in order."""
+
+ALL_SCORES: Mapping[str, ScoreInfo] = {**SCORES, **SOFT_SCORES, **ORDERED_SCORES, **SET_SCORES}
+"""Scores of labelled predictions, under soft labels, of ordered classes, and of sets."""
 
 REFLECTED = frozenset(key for key, info in SCORES.items() if info.reflected)
 """Scores with reflected intervals, because noise changes them in one direction only."""

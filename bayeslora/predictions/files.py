@@ -4,6 +4,7 @@
 |---|---|
 | `id` | string, optional, unique |
 | `label` | class name, or index from 0; null where the row has no label; optional |
+| `label_<class>` | annotators who chose the class, or its probability, for every class; optional |
 | `prob_<class>` | probability, a column for each of two or more classes; or `logit_<class>` |
 | | null where the row does not have the class, as a question with fewer options than others |
 | `total`, `aleatoric`, `epistemic` | uncertainty in nats, optional |
@@ -75,6 +76,9 @@ SUM_TOLERANCE = 1e-5
 
 ROW_GROUP = 65_536
 """Rows that are written, or read from JSON, at a time; of 150 columns 80 MB."""
+
+SOFT = "label_"
+"""Prefix of the columns of soft labels, which a file has for every class or for none."""
 
 PREFIX = "bayeslora."  # of the keys of our Parquet metadata
 _NESTED = {"probs": "prob_", "logits": "logit_"}
@@ -435,14 +439,18 @@ def fields_of(opened: Columns, columns: Sequence[str] = ()) -> dict[str, Any]:
             if column not in opened.further:
                 raise unknown_choice("column", column, opened.further)
     scores = [name for name in names if name.startswith("score_") or name in UNCERTAINTIES]
-    sets = [f"set_{name}" for name in class_of.values()]
-    if len(sets) < 2 or not {*sets} <= {*names}:
-        sets = []
-    ends = interval_columns(class_of.values())
-    if len(class_of) < 2 or not {*ends} <= {*names}:
-        ends = []
+    classes = class_of.values()
+    sets, ends, soft = (
+        group if len(class_of) > 1 and {*group} <= {*names} else []
+        for group in (
+            [f"set_{name}" for name in classes],
+            interval_columns(classes),
+            [f"{SOFT}{name}" for name in classes],
+        )
+    )
+    columns = [name for name in columns if name not in soft]
     texts = [name for name in names if name in {"id", label, *columns}]
-    table = opened.read((*class_of, *scores, *ends), (*texts, *sets))
+    table = opened.read((*class_of, *scores, *ends, *soft), (*texts, *sets))
     with named(opened.source, opened.where):
         values = {n: [*map(as_text, formats.python_values(table.column(n)))] for n in texts}
         numbers = {name: _numbers(table, name) for name in scores}
@@ -462,6 +470,8 @@ def fields_of(opened: Columns, columns: Sequence[str] = ()) -> dict[str, Any]:
             fields["labels"] = label_codes(values[label], fields["classes"])
         if sets:
             fields["sets"] = np.column_stack([_truths(table, name) for name in sets])
+        if soft:
+            fields["soft_labels"] = np.column_stack([_numbers(table, name) for name in soft])
         if ends:
             flat = np.column_stack([_numbers(table, name) for name in ends])
             fields["intervals"] = flat.reshape(len(flat), -1, 2)

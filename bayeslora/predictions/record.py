@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 COMPUTED = ("max_probability", "entropy")
 """Uncertainty scores that follow from the probabilities."""
 
-BY_ROW = ("probs", "labels", "sets", "available", "intervals", *UNCERTAINTIES)
+BY_ROW = ("probs", "labels", "soft_labels", "sets", "available", "intervals", *UNCERTAINTIES)
 """Fields of `Predictions` that are arrays with a row per row, or None."""
 
 KINDS = ("probs", "logits", "logprobs")
@@ -97,6 +97,9 @@ class Predictions:
             others have probability 0. None if every row has every class.
         intervals: [N, C, 2] float64: the ends of each probability's credible interval, or None; see
             `bayeslora.recalibration.bayesian`.
+        soft_labels: [N, C] float64: how often annotators chose each class, or its probability, over
+            the sum of the row; NaN in rows without. Where `labels` is None, a row's label is the
+            class with the largest share, the first of several. None if no row has any.
 
     Raises:
         InputError: A field violates the above; the message names the row.
@@ -116,6 +119,7 @@ class Predictions:
     columns: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
     available: NDArray[np.bool_] | None = None
     intervals: NDArray[np.float64] | None = None
+    soft_labels: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         classes = _class_names(self.classes)
@@ -124,11 +128,14 @@ class Predictions:
         _check_shape(shape, classes)
         rows = shape[0]
         probs = _normalised(_array("probs", self.probs, np.float64, shape), classes)
-        labels = _label_indices(self.labels, rows, classes)
+        soft = _soft_labels(self.soft_labels, shape, classes)
+        known = _majority(soft) if self.labels is None else self.labels
+        labels = _label_indices(known, rows, classes)
         checked: dict[str, Any] = {
             "classes": classes,
             "probs": probs,
             "labels": labels,
+            "soft_labels": soft,
             "ids": _row_ids(self.ids, rows),
             "scores": {name: _score(name, values, rows) for name, values in self.scores.items()},
             "metadata": {str(key): str(value) for key, value in self.metadata.items()},
@@ -315,6 +322,12 @@ class Predictions:
         """
         return self._table().to_pandas()
 
+    def _soft_columns(self) -> dict[str, Any]:
+        if self.soft_labels is None:
+            return {}
+        shares = np.ma.masked_invalid(self.soft_labels)
+        return {f"{files.SOFT}{name}": shares[:, k] for k, name in enumerate(self.classes)}
+
     def _table(self) -> Any:
         """Return the `pyarrow.Table` of the file, with the metadata.
 
@@ -332,6 +345,7 @@ class Predictions:
             "label": None if self.labels is None else names[self.labels],
             "prediction": names[self.prediction],
             "confidence": self.confidence,
+            **self._soft_columns(),
             **{f"prob_{name}": probs[:, k] for k, name in enumerate(self.classes)},
             **{name: getattr(self, name) for name in UNCERTAINTIES},
             **{f"score_{name}": values for name, values in self.scores.items()},
@@ -710,6 +724,42 @@ def _label_indices(
         lambda row: f": label {labels[row]} is not between 0 and {most} (-1: unlabelled)",
     )
     return labels if (labels >= 0).any() else None
+
+
+def _soft_labels(
+    values: ArrayLike | None, shape: tuple[int, ...], classes: Sequence[str]
+) -> NDArray[np.float64] | None:
+    """Return [N, C] shares of the annotators' choices, NaN in rows without; None without any."""
+    if values is None:
+        return None
+    counts = _array("soft_labels", values, np.float64, shape)
+    known = ~np.isnan(counts).all(1)
+    # Annotators of whom none chose a class may have left it empty.
+    counts = np.where(np.isnan(counts), 0.0, counts)
+    refuse(
+        ~((counts >= 0) & (counts < np.inf)),
+        lambda row, k: (
+            f", class {shown(classes[k])}: label share {counts[row, k]} is not 0 or more"
+        ),
+    )
+    sums = counts.sum(1)
+    refuse(known & (sums == 0), lambda _: ": the shares of the labels are all 0")
+    shares = np.full(shape, np.nan)
+    np.divide(
+        counts,
+        np.where(np.abs(sums - 1) > _EXACT, sums, 1.0)[:, None],
+        shares,
+        where=known[:, None],
+    )
+    shares.setflags(write=False)
+    return shares if known.any() else None
+
+
+def _majority(soft: NDArray[np.float64] | None) -> NDArray[np.int64] | None:
+    """Return [N] the class with the largest share, the first of several; -1 in rows without."""
+    if soft is None:
+        return None
+    return np.where(np.isnan(soft[:, 0]), -1, soft.argmax(1))
 
 
 def _row_ids(names: Sequence[str] | None, rows: int) -> tuple[str, ...] | None:

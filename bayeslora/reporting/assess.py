@@ -37,6 +37,7 @@ class EvaluateOptions(Bootstrap, total=False):
     by_class: bool
     cluster_by: str | None
     num_bins: int
+    ordered: bool
 
 
 @dataclass(frozen=True)
