@@ -52,7 +52,7 @@ def soft_scores(
     """
     infos = {} if predictions.soft_labels is None else {**SOFT_SCORES}
     infos |= ORDERED_SCORES if ordered else {}
-    shares = _shares(predictions)
+    shares = predictions.label_shares
     labelled = ~np.isnan(shares[:, 0])
     if not infos or not labelled.any():
         return {}
@@ -82,18 +82,6 @@ def soft_scores(
             options: Any = {"reflected": infos[key].reflected, "kind": infos[key].kind}
             scores[key] = spread.score(place, float(values[place]), low, high, **options)
     return scores
-
-
-def _shares(predictions: Predictions) -> Floats:
-    """Return [N, C] soft labels, one-hot where a row has only a label and NaN where it has none."""
-    shares = np.full(predictions.probs.shape, np.nan)
-    if predictions.labels is not None:
-        shares[predictions.labelled] = np.eye(predictions.num_classes)[
-            predictions.labels[predictions.labelled]
-        ]
-    if predictions.soft_labels is None:
-        return shares
-    return np.where(np.isnan(predictions.soft_labels), shares, predictions.soft_labels)
 
 
 def _means(probs: Floats, shares: Floats) -> dict[str, Floats]:

@@ -231,6 +231,16 @@ class Predictions:
         return np.asarray(self.labels >= 0)
 
     @property
+    def label_shares(self) -> NDArray[np.float64]:
+        """[N, C]: soft labels; one-hot in rows with only a label, and NaN in those without."""
+        shares = np.full(self.probs.shape, np.nan)
+        if self.labels is not None:
+            shares[self.labelled] = np.eye(self.num_classes)[self.labels[self.labelled]]
+        if self.soft_labels is None:
+            return shares
+        return np.where(np.isnan(self.soft_labels), shares, self.soft_labels)
+
+    @property
     def num_options(self) -> NDArray[np.int64]:
         """[N]: number of classes of each row; C unless some are not available."""
         if self.available is None:

@@ -38,7 +38,6 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bayeslora.held_out import settled_order
 from bayeslora.option_checks import Positive
@@ -47,7 +46,9 @@ from bayeslora.recalibration.recalibrate import (
     EXACT,
     ROUGH,
     Array,
+    Labels,
     Recalibrator,
+    at_label,
     log_probs,
     minimise,
     one_hot,
@@ -77,13 +78,14 @@ class Temperature(Recalibrator):
     source: ClassVar[str] = "Guo, Pleiss, Sun and Weinberger 2017, arXiv 1706.04599"
 
     title = "temperature scaling"
+    takes_soft = True
     by_class = False
     takes_gaps = True
 
     temperature: float | None = field(default=None, init=False)
 
-    def learn(self, probs: Array, labels: NDArray[np.int64]) -> None:
-        """Fit to [N, C] probabilities and their [N] labels."""
+    def learn(self, probs: Array, labels: Labels) -> None:
+        """Fit to [N, C] probabilities and their [N] labels, or [N, C] shares."""
         self.temperature = 1 / best_inverse(_logits(probs), labels)
 
     def mapped(self, probs: Array) -> Array:
@@ -108,13 +110,13 @@ def _logits(probs: Array) -> Array:
     return np.where(gaps, -np.inf, logs)
 
 
-def best_inverse(logits: Array, labels: NDArray[np.int64]) -> float:
+def best_inverse(logits: Array, labels: Labels) -> float:
     """Return the β = 1/T that minimises mean_n [lse(β z_n) − β z_{n,y}]; warn at the bounds.
 
     If all rows are right, no minimum exists: the larger β, the lower the loss. This is no reason
     for certainty, so β is 1, with a warning.
     """
-    if (logits.argmax(1) == labels).all():
+    if (at_label(one_hot(logits.argmax(1), logits.shape[1]), labels) == 1).all():
         logger.warning(
             "no mistakes among the %s used to fit the temperature, so it stays 1; fit it to more "
             "rows, with mistakes among them",
@@ -127,7 +129,7 @@ def best_inverse(logits: Array, labels: NDArray[np.int64]) -> float:
     return inverse
 
 
-def _newton(logits: Array, labels: NDArray[np.int64]) -> float:
+def _newton(logits: Array, labels: Labels) -> float:
     """Search between the bounds by Newton's method within a bracket."""
     low, high = SMALLEST, LARGEST
     if _derivatives(logits, labels, low)[0] >= 0:
@@ -150,16 +152,15 @@ def _newton(logits: Array, labels: NDArray[np.int64]) -> float:
     return inverse
 
 
-def _derivatives(logits: Array, labels: NDArray[np.int64], inverse: float) -> tuple[float, float]:
+def _derivatives(logits: Array, labels: Labels, inverse: float) -> tuple[float, float]:
     """Return the first and second derivative of the mean NLL with respect to β."""
     from scipy.special import softmax
 
     probs = softmax(inverse * logits, axis=1)
     logits = np.where(np.isfinite(logits), logits, 0.0)  # where the probability is 0
     average = (probs * logits).sum(1)
-    at_label = np.take_along_axis(logits, labels[:, None], 1)[:, 0]
     variance = (probs * (logits - average[:, None]) ** 2).sum(1)
-    return float((average - at_label).mean()), float(variance.mean())
+    return float((average - at_label(logits, labels)).mean()), float(variance.mean())
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +186,7 @@ class LinearMap:
 
 def fit_linear(
     logs: Array,
-    labels: NDArray[np.int64],
+    labels: Labels,
     prior_scale: float,
     off_diagonal_scale: float | None = None,
     *,
@@ -196,7 +197,7 @@ def fit_linear(
 
     Args:
         logs: [N, C] log-probabilities, finite.
-        labels: [N] class indices.
+        labels: [N] class indices, or [N, C] shares.
         prior_scale: τ, the prior standard deviation of d and of b (nats).
         off_diagonal_scale: τ_o, the prior standard deviation of each entry of O; None omits O.
         start: Starting point; the identity if None.
@@ -228,17 +229,15 @@ def fit_linear(
     return _unpacked(solution.reshape(scales.shape) * scales)
 
 
-def mean_nll(linear_map: LinearMap, logs: Array, labels: NDArray[np.int64]) -> float:
+def mean_nll(linear_map: LinearMap, logs: Array, labels: Labels) -> float:
     """Return the mean NLL in nats."""
     return float(_nll(linear_map.logits(logs), labels).mean())
 
 
-def _nll(logits: Array, labels: NDArray[np.int64]) -> Array:
+def _nll(logits: Array, labels: Labels) -> Array:
     from scipy.special import logsumexp
 
-    return (
-        np.asarray(logsumexp(logits, axis=1)) - np.take_along_axis(logits, labels[:, None], 1)[:, 0]
-    )
+    return np.asarray(logsumexp(logits, axis=1)) - at_label(logits, labels)
 
 
 def _packed(linear_map: LinearMap) -> Array:
@@ -269,12 +268,13 @@ class VectorScaling(Recalibrator):
     source: ClassVar[str] = "Guo, Pleiss, Sun and Weinberger 2017, arXiv 1706.04599"
 
     title = "vector scaling"
+    takes_soft = True
 
     scale: Array | None = field(default=None, init=False)
     intercept: Array | None = field(default=None, init=False)
 
-    def learn(self, probs: Array, labels: NDArray[np.int64]) -> None:
-        """Fit to [N, C] probabilities and their [N] labels."""
+    def learn(self, probs: Array, labels: Labels) -> None:
+        """Fit to [N, C] probabilities and their [N] labels, or [N, C] shares."""
         linear_map = fit_linear(log_probs(probs), labels, self.prior_scale)
         self.scale, self.intercept = linear_map.scale, linear_map.intercept
 
@@ -331,17 +331,18 @@ class MatrixScaling(Recalibrator):
     source: ClassVar[str] = "Kull et al. 2019, arXiv 1910.12656"
 
     title = "matrix scaling"
+    takes_soft = True
 
     weights: Array | None = field(default=None, init=False)
     intercept: Array | None = field(default=None, init=False)
     chosen: float | None = field(default=None, init=False)
 
-    def learn(self, probs: Array, labels: NDArray[np.int64]) -> None:
-        """Fit to [N, C] probabilities and their [N] labels."""
+    def learn(self, probs: Array, labels: Labels) -> None:
+        """Fit to [N, C] probabilities and their [N] labels, or [N, C] shares."""
         logs = log_probs(probs)
         scale = self.off_diagonal_scale
         if isinstance(scale, str):
-            order = settled_order(probs, labels)
+            order = settled_order(probs, labels if labels.ndim == 1 else labels.argmax(1))
             scale = cross_validated(logs[order], labels[order], self.prior_scale)
         linear_map = fit_linear(logs, labels, self.prior_scale, scale)
         off_diagonal = np.zeros(()) if linear_map.off_diagonal is None else linear_map.off_diagonal
@@ -374,12 +375,12 @@ class MatrixScaling(Recalibrator):
         }
 
 
-def cross_validated(logs: Array, labels: NDArray[np.int64], prior_scale: float) -> float:
+def cross_validated(logs: Array, labels: Labels, prior_scale: float) -> float:
     """Return the off-diagonal scale of `GRID` with the lowest cross-validated NLL.
 
     Args:
         logs: [N, C] log-probabilities in a settled order; every fifth row makes a fold.
-        labels: [N] class indices.
+        labels: [N] class indices, or [N, C] shares.
         prior_scale: Prior standard deviation of the diagonal weights and intercepts.
     """
     if len(labels) < 2:

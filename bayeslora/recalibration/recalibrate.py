@@ -41,15 +41,33 @@ from bayeslora.processes import one_blas_thread
 FLOOR = float(np.finfo(np.float64).eps)
 """Lower bound on probabilities whose logarithm enters a regression."""
 
+Array = NDArray[np.float64]
+Labels = NDArray[Any]
+"""[N] class indices, or [N, C] shares of the classes."""
+
 
 def log_probs(probs: NDArray[np.float64], floor: float = FLOOR) -> NDArray[np.float64]:
     """Return logarithms of probabilities clipped to at least `floor`."""
     return np.log(np.maximum(probs, floor))
 
 
-def one_hot(labels: NDArray[np.int64], num_classes: int) -> NDArray[np.float64]:
-    """Return one-hot labels, [N, C] float64."""
+def one_hot(labels: Labels, num_classes: int) -> NDArray[np.float64]:
+    """Return one-hot labels, [N, C] float64; shares [N, C] as they are."""
+    if labels.ndim == 2:
+        return labels
     return np.asarray(labels[:, None] == np.arange(num_classes), dtype=np.float64)
+
+
+def at_label(values: NDArray[np.float64], labels: Labels) -> NDArray[np.float64]:
+    """Return the value of each row's label, [N], or their mean under shares.
+
+    Args:
+        values: [N, C].
+        labels: [N] class indices, or [N, C] shares.
+    """
+    if labels.ndim == 2:
+        return np.asarray((labels * values).sum(1))
+    return np.take_along_axis(values, labels[:, None], 1)[:, 0]
 
 
 def base_rates(labels: NDArray[np.int64], num_classes: int) -> NDArray[np.float64]:
@@ -69,8 +87,6 @@ def renormalised(values: NDArray[np.float64], stated: NDArray[np.float64]) -> ND
     sums = values.sum(-1, keepdims=True)
     return np.where(sums > 0, values / np.where(sums > 0, sums, 1.0), stated)
 
-
-Array = NDArray[np.float64]
 
 MAX_STEPS = 3000
 
@@ -138,6 +154,8 @@ class Recalibrator(Options, ABC):
     """Whether the map differs by class, so that each class needs rows."""
     takes_gaps: ClassVar[bool] = False
     """Whether rows may lack classes, whose probability is NaN, and 0 after the map."""
+    takes_soft: ClassVar[bool] = False
+    """Whether `learn` takes shares [N, C] in place of labels."""
 
     classes: tuple[str, ...] = field(default=(), init=False)
     num_rows: int = field(default=0, init=False)
@@ -164,7 +182,12 @@ class Recalibrator(Options, ABC):
                 self.title,
                 ", ".join(repr(predictions.classes[index]) for index in missing),
             )
-        self.learn(probs, labels)
+        targets: Labels = labels
+        if predictions.soft_labels is not None and self.takes_soft:
+            targets = predictions.label_shares[predictions.labelled]
+        elif predictions.soft_labels is not None:
+            logger.warning("%s is fitted to the most frequent label of each row", self.title)
+        self.learn(probs, targets)
         self.classes, self.num_rows = predictions.classes, len(labels)
         return self
 
@@ -207,7 +230,7 @@ class Recalibrator(Options, ABC):
             )
 
     @abstractmethod
-    def learn(self, probs: Array, labels: NDArray[np.int64]) -> None:
+    def learn(self, probs: Array, labels: Labels) -> None:
         """Fit to probabilities, [N, C], and labels, [N], with N ≥ 1."""
 
     @abstractmethod
