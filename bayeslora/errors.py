@@ -46,6 +46,7 @@ CODES = {
     ),
     "several-networks": "Exactly one network is needed, and the model has several.",
     "shared-layers": "Layers share weights, and the posterior needs each layer to be called once.",
+    "soft-labels": "The method does not learn from soft labels.",
     "too-short": "Training is too short for the posterior.",
     "unknown": "A name is unknown.",
 }

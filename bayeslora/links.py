@@ -94,10 +94,26 @@ def link_probabilities(
     return _decompose(probs, information)
 
 
+def at_label(values: Tensor, labels: Tensor) -> Tensor:
+    """Return the values [N] of the labels, or their means under shares.
+
+    Args:
+        values: [N, C].
+        labels: [N] int64 class indices, or [N, C] shares of the classes.
+    """
+    if labels.ndim == 2:
+        return (values * labels).sum(1)
+    return values.gather(1, labels[:, None])[:, 0]
+
+
+def hard(labels: Tensor) -> Tensor:
+    """Return class indices [N] int64: of shares [N, C] the most frequent class."""
+    return labels.argmax(1) if labels.ndim == 2 else labels
+
+
 def nll_by_row(probs: Tensor, labels: Tensor) -> Tensor:
     """Return the negative log-likelihoods [N] of [N, C] float64 probabilities, in nats."""
-    picked = probs.gather(1, labels[:, None])[:, 0]
-    return -picked.clamp_min(torch.finfo(probs.dtype).tiny).log()
+    return -at_label(probs.clamp_min(torch.finfo(probs.dtype).tiny).log(), labels)
 
 
 def nll(probs: Tensor, labels: Tensor) -> float:
@@ -270,8 +286,7 @@ def best_scale(
         for logits, labels in batches:
             rescale = logits.sharpened if means_alone else logits.scaled
             probs = link_probabilities(rescale(factor), **link_options).probs.cpu()
-            label_probs = probs[torch.arange(len(labels)), labels.cpu()]
-            total -= float(label_probs.clamp_min(torch.finfo(probs.dtype).tiny).log().sum())
+            total += float(nll_by_row(probs, labels.cpu()).sum())
         return total
 
     def loss(log_factor: float) -> float:

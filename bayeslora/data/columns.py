@@ -146,6 +146,11 @@ class Reader:
         self._keep = keep
         self._has_ids = self._has_pairs = False
         self._integer_labels = table.is_text
+        prefix = f"{columns.label}_"
+        soft = [name for name in table.names if name.startswith(prefix)]
+        # Rows to predict may have other columns with such a name.
+        self._soft = soft if required and columns.label not in table.names else []
+        self._share_names = tuple(name.removeprefix(prefix) for name in self._soft)
         # Texts in a list have the template as their column's name.
         self._is_template = columns.text not in {*table.names, *columns.text_columns}
         self._require_columns()
@@ -212,7 +217,7 @@ class Reader:
     @property
     def _names(self) -> tuple[str, ...]:
         """Names of the columns to read, if they exist."""
-        return (*self.columns.column_names, *self._keep)
+        return (*self.columns.column_names, *self._soft, *self._keep)
 
     def _content(self, rows: Rows) -> dict[str, Any]:
         """Return the texts, second texts and labels, by the names of `Examples`."""
@@ -222,7 +227,24 @@ class Reader:
         return {
             "texts": self._each(rows, text, convert if whole is None else self._filled, whole),
             "pairs": None if pair is None else self._each(rows, pair, text_value),
-            "labels": self._each(rows, self.columns.label, self._label),
+            **(self._shares(rows) if self._soft else self._labels(rows)),
+        }
+
+    def _labels(self, rows: Rows) -> dict[str, Any]:
+        return {"labels": self._each(rows, self.columns.label, self._label)}
+
+    def _shares(self, rows: Rows) -> dict[str, Any]:
+        """Return the shares of the annotators' choices, and the most frequent of them."""
+        counts = np.column_stack([self._each(rows, name, _count) for name in self._soft])
+        sums = counts.sum(1, keepdims=True)
+        if not sums.all():
+            row, _ = rows[int(np.flatnonzero(sums == 0)[0])]
+            raise InputError(f"{self.source}, row {row}: {listed(self._soft)} are all 0 or empty")
+        names = self._share_names
+        return {
+            "labels": tuple(names[k] for k in counts.argmax(1).tolist()),
+            "shares": tuple(map(tuple, (counts / sums).tolist())),
+            "share_names": names,
         }
 
     def _each(
@@ -278,7 +300,7 @@ class Reader:
         needed = dict.fromkeys(texts, text)
         if columns.pair is not None:
             needed[columns.pair] = "pair_column (--text-pair-column)"
-        if self.required:
+        if self.required and not self._soft:
             needed[columns.label] = "label_column (--label-column)"
         self._require(needed | dict.fromkeys(self._keep, "keep (--keep)"))
         if not self.required:
@@ -379,6 +401,17 @@ def _label(value: Any) -> Label:
     if is_whole:
         return int(value)
     raise BadValueError(f"{shown(value)} is not allowed; {allowed}")
+
+
+def _count(value: Any) -> float:
+    """Return a number of annotators, or a probability; 0 for an empty cell."""
+    try:
+        count = 0.0 if value is None else float(value)
+    except (TypeError, ValueError):
+        count = math.nan
+    if not 0 <= count < math.inf:
+        raise BadValueError(f"{shown(value)} is not a number from 0")
+    return count
 
 
 def is_integer(label: Label) -> bool:

@@ -54,6 +54,9 @@ class Examples:
             differ in a word; None if there are no groups.
         dropped: Number of rows of the source that were skipped, by reason.
         images: Whether the texts are paths of images to classify.
+        shares: How often annotators chose each class, of all choices of the row; None if rows have
+            one label each. `labels` are then the most frequent.
+        share_names: The classes of `shares`, in order.
         among: Which classes each row can have, in their order: the classes of its task if there are
             several tasks; None for all classes, and for questions.
     """
@@ -72,6 +75,8 @@ class Examples:
     dropped: Mapping[str, int] = field(default_factory=dict)
     images: bool = False
     among: tuple[tuple[bool, ...], ...] | None = None
+    shares: tuple[tuple[float, ...], ...] | None = None
+    share_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -158,7 +163,7 @@ def data_hash(pieces: Examples | Iterable[Examples]) -> str:
         pairs = examples.pairs or [None] * len(examples)
         fields: list[Sequence[Any]] = [examples.texts, pairs, examples.labels]
         # Fields that no row has are omitted, which keeps the hash of texts from earlier versions.
-        for name in ("choices", "history", "groups", "among"):
+        for name in ("choices", "history", "groups", "among", "shares"):
             if (values := getattr(examples, name)) is not None:
                 fields.append(values)
                 if not number:
@@ -173,7 +178,18 @@ def dropped_by_split(**splits: Examples | None) -> dict[str, dict[str, int]]:
     return {name: dict(rows.dropped) for name, rows in splits.items() if rows and rows.dropped}
 
 
-_BY_ROW = ("ids", "texts", "pairs", "labels", "rows", "choices", "history", "groups", "among")
+_BY_ROW = (
+    "ids",
+    "texts",
+    "pairs",
+    "labels",
+    "rows",
+    "choices",
+    "history",
+    "groups",
+    "among",
+    "shares",
+)
 
 
 def joined(parts: Sequence[Examples]) -> Examples:
@@ -202,6 +218,8 @@ def class_names(examples: Examples) -> tuple[str, ...]:
     """
     if examples.choices is not None:
         return tuple(LETTERS[: max(map(len, examples.choices))])
+    if examples.shares is not None:
+        return examples.share_names
     location = f"{examples.source}, column {examples.label_column!r}"
     labels = {label for label in examples.labels if label is not None}
     integers = sorted(label for label in labels if isinstance(label, int))

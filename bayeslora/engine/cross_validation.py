@@ -24,14 +24,14 @@ from bayeslora.engine.build import build_network, rows_to_fit
 from bayeslora.engine.data import LabelledExamples, TrainingData
 from bayeslora.engine.final_fit import fit_frozen, fit_posterior, scale_logits
 from bayeslora.engine.loop import train_network
-from bayeslora.engine.network import Network, feature_rows, prepare
+from bayeslora.engine.network import Network, feature_rows, prepare, targets_of
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.predict import Answer, answer, to_predictions
 from bayeslora.engine.starts import Average, ClassPrior, LinearProbes, can_average
 from bayeslora.engine.training import FitResult, Training
 from bayeslora.engine.training_options import FINISHING_RATE, TrainingSettings
 from bayeslora.errors import InputError
-from bayeslora.links import best_scale, link_probabilities, nll
+from bayeslora.links import best_scale, hard, link_probabilities, nll
 from bayeslora.logits import AnyLogits, GaussianLogits
 from bayeslora.option_checks import LARGEST_SEED
 from bayeslora.plain_text import counted
@@ -250,7 +250,8 @@ def refit(
     everything = np.arange(len(fitter.data.rows))
     fold = Fold("without-held-out", "fit without held-out rows", everything)
     network, members, results = fitter.fit(replace(plan, feature_scores=()), fold)
-    texts, labels = prepare(network.encoder, held_out, progress=False, say=False), held_out[1]
+    texts = prepare(network.encoder, held_out, progress=False, say=False)
+    labels = texts.labels
     pieces = answer(network, members, plan.posterior, texts)
     drawing, posterior = plan.posterior.drawing, results[0].posterior
     probs = torch.cat([link_probabilities(piece.logits, **drawing).probs.cpu() for piece in pieces])
@@ -261,7 +262,7 @@ def refit(
         "epochs": epochs,
         "logit_scale": scale,
         "nll": nll(probs, labels),
-        "accuracy": float((probs.argmax(1) == labels).double().mean()),
+        "accuracy": float((probs.argmax(1) == hard(labels)).double().mean()),
     }
     plan = replace(plan, posterior=plan.posterior.as_chosen(posterior), logit_scale=scale)
     whole = Fitter(plan, final, fitter.backbone, fitter.claim, fitter.prior, notes=False)
@@ -352,7 +353,7 @@ def train_folds(
         texts = prepare(network.encoder, train, progress=False, say=False)
         unseen = texts.take(fold.unseen.tolist())
         logits = [piece.logits for piece in answer(network, states, plan.posterior, unseen)]
-        labels = torch.split(train[1][fold.unseen], [len(piece.mean) for piece in logits])
+        labels = torch.split(texts.labels[fold.unseen], [len(piece.mean) for piece in logits])
         answers += zip(logits, labels, strict=True)
         if plan.training.keep_folds:
             kept_states += states
@@ -415,6 +416,7 @@ def held_out_predictions(
         available=rows.available(len(data.classes)),
         notes={"held_out": "cross-validation", HELD_OUT_ROWS: f"{len(rows)} of {len(data.rows)}"},
         labels=data.train[1][unseen].numpy(),
+        soft_labels=None if rows.shares is None else np.array(rows.shares),
         ids=rows.ids,
         columns=rows.further,
     )
@@ -608,7 +610,7 @@ def baselines(
     """
     answers: dict[str, list[tuple[AnyLogits, Tensor]]] = {name: [] for name in _BASELINES}
     for fold in folds:
-        labels, probed = train[1][fold.unseen], probes.answers.get(fold.name)
+        labels, probed = targets_of(*train)[fold.unseen], probes.answers.get(fold.name)
         if probed is not None:
             answers["linear_probe"].append((GaussianLogits.point(probed[fold.unseen]), labels))
         examples, of = train

@@ -367,4 +367,10 @@ def _encoded(
     labelled = (train, torch.from_numpy(examples.encode_labels(train, classes)))
     if validation is None:
         return labelled, None
+    if validation.shares is not None and validation.share_names != classes:
+        raise InputError(
+            f"{validation.source}: the soft labels are of the classes "
+            f"{', '.join(validation.share_names)}, those of the fit are {', '.join(classes)}, in "
+            "this order"
+        )
     return labelled, (validation, torch.from_numpy(examples.encode_labels(validation, classes)))

@@ -18,7 +18,7 @@ from bayeslora.engine.network import Network, feature_rows
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.training import FitResult, Training
-from bayeslora.links import best_scale, link_probabilities, nll
+from bayeslora.links import best_scale, hard, link_probabilities, nll
 from bayeslora.posteriors.fitted_scores import FeatureScores
 from bayeslora.posteriors.types import Features, FinalFit, LastLayer, centred_logits
 from bayeslora.processes import restored_random_state
@@ -43,7 +43,7 @@ def validation_metrics(fit: Training) -> dict[str, float]:
     if train is not None:
         head.fit(train, rows, choose_prior=False)
     probs = link_probabilities(head.predict(rows), **fit.plan.posterior.drawing).probs
-    accuracy = (probs.argmax(1) == rows.targets).double().mean()
+    accuracy = (probs.argmax(1) == hard(rows.targets)).double().mean()
     return {"nll": nll(probs, rows.targets), "accuracy": accuracy.item()}
 
 

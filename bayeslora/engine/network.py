@@ -263,7 +263,17 @@ def prepare(
         texts = encoder.prepare(**inputs(examples, num_options), advance=advance, keep=True)
     if say:
         say_truncation(examples.source, texts.tokens.num_truncated, len(texts), encoder.max_length)
-    return replace(texts, labels=labels)
+    return replace(texts, labels=targets_of(examples, labels))
+
+
+def targets_of(examples: Examples, labels: Tensor) -> Tensor:
+    """Return what a fit learns of N rows: shares [N, C] of the annotators' choices, or labels [N].
+
+    Args:
+        examples: The rows.
+        labels: [N] class indices.
+    """
+    return labels if examples.shares is None else torch.tensor(examples.shares)
 
 
 def inputs(examples: Examples, num_options: int | None = None) -> dict[str, Any]:

@@ -195,6 +195,14 @@ def check_fit(plan: Plan, data: TrainingData) -> None:
     strata = data.rows.strata(data.train[1].numpy())
     held_out_parts(strata, plan.training.cv, plan.training.seed, data.rows.groups)
     check_feature_scores(plan.feature_scores, posterior)
+    learns = plan.adapter.trains_with_head or not plan.adapter.trains
+    if data.rows.shares is not None and not (posterior.takes_soft and learns):
+        named = f"adapter {plan.adapter.name!r} and posterior {posterior.name!r}"
+        raise InputError(
+            f"{named} do not learn from soft labels; use posterior vbll, mle or map and an adapter "
+            "that trains with the last layer, or a column with one label per row",
+            code="soft-labels",
+        )
     if plan.format == "options":
         build_head(posterior, 2, 1, shared=True)  # refused before the backbone is loaded
     posterior.check_fit(fit_facts(plan, data))

@@ -20,6 +20,7 @@ from bayeslora.data.examples import Examples
 from bayeslora.data.splits import stratified_folds
 from bayeslora.engine.network import Network, unscaled
 from bayeslora.foreign import find_layers
+from bayeslora.links import hard
 from bayeslora.posteriors.base import FEW_ROWS
 from bayeslora.posteriors.point import PointHead
 from bayeslora.posteriors.types import Features
@@ -71,7 +72,7 @@ class LinearProbe:
         """
         rows = rows.double()
         best, _ = best_prior_scale(rows, num_classes, seed, prior_mean)
-        shares = torch.bincount(rows.targets).double() / len(rows)
+        shares = torch.bincount(hard(rows.targets)).double() / len(rows)
         floor = -_KEPT_ENTROPY * float(torch.special.xlogy(shares, shares).sum())
         head = _head(rows, num_classes, prior_mean)
         weight = start = head.mean_weight.clone()
@@ -155,7 +156,7 @@ def best_prior_scale(
     """
     if len(rows) < _FOLDS:
         return SCALES[0], math.log(num_classes)
-    fold = torch.from_numpy(stratified_folds(rows.targets.cpu().numpy(), _FOLDS, seed))
+    fold = torch.from_numpy(stratified_folds(hard(rows.targets).cpu().numpy(), _FOLDS, seed))
     fold = fold.to(rows.values.device)
     paths = [
         (rows.take(fold == part), _path(rows.take(fold != part), num_classes, prior_mean))
@@ -256,7 +257,7 @@ class ClassPrior:
         states = network.encoder.features(train) if states is None else states
         weight, answers, rows = self.weight(network, train, states, fresh=start)
         # From the language model's own logits, since an adapter's features have seen the labels.
-        factor = best_factor(answers.numpy(), train.labels.cpu().numpy()[rows])
+        factor = best_factor(answers.numpy(), hard(train.labels).cpu().numpy()[rows])
         mean = factor * float(network.feature_scale) * weight
         network.head.set_prior_mean(mean.to(network.head.mean_weight), start=start)
         return factor

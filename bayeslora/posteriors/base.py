@@ -101,6 +101,7 @@ class Posterior(Options):
         num_members: Networks that are trained.
         head_lr: Learning rate of the last layer; None means that of the fit.
         has_members: Whether it consists of networks that are trained apart, even if of one.
+        takes_soft: Whether it learns from shares of the classes in place of a label per row.
         chooses_epoch: Whether validation rows may choose the epoch; where they may not, a fit
             takes few epochs by default, as nothing would stop a long one.
     """
@@ -128,6 +129,7 @@ class Posterior(Options):
     not_shared: ClassVar[str] = ""
     has_members: ClassVar[bool] = False
     chooses_epoch: ClassVar[bool] = True
+    takes_soft: ClassVar[bool] = False
 
     link: str | None = None
     num_samples: int | None = None

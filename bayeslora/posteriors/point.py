@@ -36,6 +36,7 @@ class MLE(Posterior):
     """
 
     name: ClassVar[str] = "mle"
+    takes_soft: ClassVar[bool] = True
     is_point: ClassVar[bool] = True
     learns_from: ClassVar[str] = "nothing"
     summary: ClassVar[str] = "point estimate, plain cross-entropy"
@@ -57,6 +58,7 @@ class MAP(Posterior):
     """Prior standard deviation of a logit."""
 
     name: ClassVar[str] = "map"
+    takes_soft: ClassVar[bool] = True
     is_point: ClassVar[bool] = True
     learns_from: ClassVar[str] = "nothing"
     summary: ClassVar[str] = "point estimate with a Gaussian prior on the last layer"

@@ -34,7 +34,7 @@ class Features:
 
     Attributes:
         values: [N, d] floats, or of options [N, C, d].
-        labels: [N] int64 class indices; None if unknown.
+        labels: [N] int64 class indices, or [N, C] shares of the classes; None if unknown.
         known: [N, C] logits known in advance; None for zero.
         middle: [N, d] mean states of the tokens in the middle of the backbone, which only feature
             scores use; None if there are none.
@@ -51,7 +51,7 @@ class Features:
 
     @property
     def targets(self) -> Tensor:
-        """The labels [N].
+        """The labels: [N], or shares [N, C].
 
         Raises:
             ValueError: The rows have no labels.
@@ -79,10 +79,10 @@ class Features:
 
     def to(self, target: torch.device | torch.dtype) -> Features:
         """Return the rows on another device, or with floats of another dtype."""
-        moved = self.map(lambda floats: floats.to(target))
-        if self.labels is None or isinstance(target, torch.dtype):
+        moved, labels = self.map(lambda floats: floats.to(target)), self.labels
+        if labels is None or (isinstance(target, torch.dtype) and not labels.is_floating_point()):
             return moved
-        return replace(moved, labels=self.labels.to(target))
+        return replace(moved, labels=labels.to(target))
 
     def double(self) -> Features:
         """Return the rows in float64."""

@@ -75,6 +75,7 @@ class VBLL(Posterior):
     head: ClassVar[str] = "bayeslora.posteriors.last_layer.vbll.head:VBLLHead"
     shared_head: ClassVar[str] = "bayeslora.posteriors.last_layer.vbll.head:SharedVBLLHead.of"
     scales_logits: ClassVar[bool] = True
+    takes_soft: ClassVar[bool] = True
     summary: ClassVar[str] = "variational Bayesian last layer, refitted in closed form"
     use: ClassVar[str] = "The default. One pass per prediction, with or without validation data."
     source: ClassVar[str] = "Harrison, Willes and Snoek 2024, arXiv 2404.11599"

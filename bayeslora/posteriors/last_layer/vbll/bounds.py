@@ -28,6 +28,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bayeslora.links import at_label
+
 
 def tilt_terms(covariance: Tensor, tilt: Tensor) -> tuple[Tensor, Tensor]:
     """Return ½ v − V a, [B, C], and ½ aᵀVa, [B]."""
@@ -45,7 +47,7 @@ def jensen(mean: Tensor, covariance: Tensor, labels: Tensor) -> Tensor:
     Args:
         mean: [B, C] logit means.
         covariance: [B, C] logit variances, or [B, C, C].
-        labels: [B] int64 class indices.
+        labels: [B] int64 class indices, or [B, C] shares of the classes.
     """
     return tilted(mean, covariance, labels, torch.zeros_like(mean))
 
@@ -53,7 +55,7 @@ def jensen(mean: Tensor, covariance: Tensor, labels: Tensor) -> Tensor:
 def tilted(mean: Tensor, covariance: Tensor, labels: Tensor, tilt: Tensor) -> Tensor:
     """Return the bound [B] at a tilt [B, C]."""
     shift, cost = tilt_terms(covariance, tilt)
-    return mean.gather(-1, labels[:, None])[:, 0] - cost - (mean + shift).logsumexp(-1)
+    return at_label(mean, labels) - cost - (mean + shift).logsumexp(-1)
 
 
 def curvature(mean: Tensor, covariance: Tensor, tilt: Tensor) -> Tensor:

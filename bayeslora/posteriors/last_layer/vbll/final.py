@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from bayeslora.errors import InputError
-from bayeslora.links import link_probabilities, nll
+from bayeslora.links import hard, link_probabilities, nll
 from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.posteriors.last_layer.algebra import MeanProblem, RowSpace, maximise_mean
@@ -353,7 +353,9 @@ def polish(
     family = SharedDense if shared else FAMILIES[covariance]
     space = RowSpace(None) if shared else RowSpace.of(features)
     options = features.shape[1] if shared else num_classes
-    targets = torch.nn.functional.one_hot(rows.targets, options).double()
+    targets = rows.targets
+    if targets.ndim == 1:
+        targets = torch.nn.functional.one_hot(targets, options).double()
     offset = rows.known
     if prior_mean is not None:
         offset = rows.logits(prior_mean.double())
@@ -459,7 +461,7 @@ class Polisher:
 
     def _wide_is_better(self) -> bool:
         """Return whether a wide prior has the lower cross-validated NLL."""
-        fold = _folds(self.train.targets)
+        fold = _folds(hard(self.train.targets))
         gain = 0.0
         for index in range(FOLDS):
             held_out = fold == index
