@@ -15,6 +15,7 @@ from bayeslora.cli.output import (
     show,
     terminal_width,
 )
+from bayeslora.errors import InputError
 
 
 class Options(arguments.FitAndApply):
@@ -23,6 +24,8 @@ class Options(arguments.FitAndApply):
     method: str | None = option(arguments.METHOD)
     """conformal method (default: lac; `bayeslora methods` lists them)"""
     alpha: Any = option("SHARE", "bayeslora.conformal:conformal_sets")
+    ordered: bool = option()
+    """the classes are ordered: sets without gaps, of method ordinal"""
     seed: Any = option(of=arguments.RESAMPLING, further=True)
 
 
@@ -39,6 +42,10 @@ def run(args: Options) -> None:
     from bayeslora.reporting.text import shown
 
     check_fit_and_apply(args)
+    if args.ordered:
+        if args.method is not None:
+            raise InputError("--ordered is method ordinal; leave out --method", options=("method",))
+        args.method = "ordinal"
     reading = predictions_reading(args)
     fitted = as_predictions(args.fit, reading=reading)
     predictor = build(args.method or "lac", args.alpha).fit(fitted)

@@ -123,7 +123,7 @@ def labelled_rows(
         return rows
     if isinstance(data, Mapping):
         return {task: labelled_rows(source, columns, how) for task, source in data.items()}
-    return read(data, columns, labels="required", keep=keep, reading=how)
+    return read(data, columns, labels="soft", keep=keep, reading=how)
 
 
 def training_rows(args: Any, record: ModelRecord | None) -> tuple[Any, Any]:

@@ -128,6 +128,7 @@ class Reader:
         columns: DataColumns,
         *,
         required: bool = False,
+        soft: bool = False,
         keep: Sequence[str] = (),
     ) -> None:
         """Check that the columns exist.
@@ -136,6 +137,7 @@ class Reader:
             table: The raw rows.
             columns: Names of the columns to use.
             required: Whether a missing or empty label is an error.
+            soft: Whether columns `label_<class>` may replace the column of labels.
             keep: Further columns to keep, as texts.
 
         Raises:
@@ -147,9 +149,8 @@ class Reader:
         self._has_ids = self._has_pairs = False
         self._integer_labels = table.is_text
         prefix = f"{columns.label}_"
-        soft = [name for name in table.names if name.startswith(prefix)]
-        # Rows to predict may have other columns with such a name.
-        self._soft = soft if required and columns.label not in table.names else []
+        soft = soft and columns.label not in table.names
+        self._soft = [name for name in table.names if soft and name.startswith(prefix)]
         self._share_names = tuple(name.removeprefix(prefix) for name in self._soft)
         # Texts in a list have the template as their column's name.
         self._is_template = columns.text not in {*table.names, *columns.text_columns}

@@ -63,7 +63,7 @@ def read(
     data: object,
     columns: DataColumns = DataColumns(),  # noqa: B008 (immutable)
     *,
-    labels: Literal["optional", "required"] = "optional",
+    labels: Literal["optional", "required", "soft"] = "optional",
     keep: Sequence[str] = (),
     reading: Reading = DEFAULT,
 ) -> Examples:
@@ -78,7 +78,8 @@ def read(
             be a text; see `as_texts`.
         columns: Names of the columns. Labels may be missing if they are optional. The default
             columns also find questions with options, and images.
-        labels: `required` raises an error for examples without a label.
+        labels: `required` raises an error for examples without a label, and so does `soft`, which
+            takes columns `label_<class>` of annotators or probabilities in place of one of labels.
         keep: Further columns to keep, as texts.
         reading: How to read the rows, where `data` does not say it.
 
@@ -89,7 +90,8 @@ def read(
     if isinstance(data, Examples):
         return _kept(data, keep, reading.optional)
     rows = as_texts(data) if labels == "optional" else data
-    reader = _reader(rows, columns, keep, reading, required=labels == "required")
+    needs: Any = {"required": labels != "optional", "soft": labels == "soft"}
+    reader = _reader(rows, columns, keep, reading, **needs)
     pieces = list(reader.checked())
     return reader.finished(pieces[0] if len(pieces) == 1 else joined(pieces))
 
@@ -117,6 +119,7 @@ def _reader(
     reading: Reading,
     *,
     required: bool = False,
+    soft: bool = False,
 ) -> Reader:
     """Return the reader of `data` for its kind of rows."""
     as_questions = reading.kind == KINDS[1]
@@ -132,6 +135,7 @@ def _reader(
         table,
         columns,
         required=required,
+        soft=soft and not as_questions,
         keep=tuple(dict.fromkeys([*keep, *(n for n in reading.optional if n in table.names)])),
     )
 

@@ -111,9 +111,15 @@ def read_labelled(data: Any, columns: DataColumns, record: ModelRecord | None = 
         InputError: As `read_for`, or a label is missing.
     """
     if record is None:
-        rows = read(data, columns, labels="required")
+        rows = read(data, columns, labels="soft")
     else:
         rows = read_for(record, data, columns, labels="required")
+        if rows.shares is not None:  # rows that the command line has read
+            raise InputError(
+                f"{rows.source}: only `fit` learns from soft labels; name the column of a label "
+                "per row",
+                code="soft-labels",
+            )
     if rows.duplicates:
         logger.warning(
             "%s: %d of %s repeat an earlier row (same text and label)",
@@ -329,6 +335,8 @@ class TrainingData:
             task: read_validation(data, columns, parts[task])
             for task, data in (validation or {}).items()
         }
+        if any(rows.shares is not None for rows in (*parts.values(), *held_out.values())):
+            raise InputError("soft labels need one task", code="soft-labels")
         of_task = examples.union_classes(parts)
         sizes = examples.counts(of_task)
         classes = tuple(name for names in of_task.values() for name in names)

@@ -130,7 +130,7 @@ def fit_last_layer(
         network.feature_scores = FeatureScores.fitted(
             plan.feature_scores,
             train.values * by_features,
-            train.targets,
+            hard(train.targets),
             middle=train.middle,
             seed=plan.seed,
         )

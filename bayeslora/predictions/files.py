@@ -471,7 +471,7 @@ def fields_of(opened: Columns, columns: Sequence[str] = ()) -> dict[str, Any]:
         if sets:
             fields["sets"] = np.column_stack([_truths(table, name) for name in sets])
         if soft:
-            fields["soft_labels"] = np.column_stack([_numbers(table, name) for name in soft])
+            fields["soft_labels"] = np.column_stack([_counts(table, name) for name in soft])
         if ends:
             flat = np.column_stack([_numbers(table, name) for name in ends])
             fields["intervals"] = flat.reshape(len(flat), -1, 2)
@@ -545,6 +545,16 @@ def _numbers(table: Any, name: str) -> NDArray[np.float64]:
     if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind)):
         raise InputError(f"column {shown(name)} contains {str(kind)[:60]}, not numbers")
     return _floats(table.column(name))
+
+
+def _counts(table: Any, name: str) -> NDArray[np.float64]:
+    """Return the [N] numbers of a column, or of texts such as `predict --keep` writes."""
+    import pyarrow as pa
+
+    try:
+        return _floats(table.column(name))
+    except pa.ArrowException:
+        raise InputError(f"column {shown(name)} contains values that are not numbers") from None
 
 
 def _truths(table: Any, name: str) -> NDArray[np.bool_]:
