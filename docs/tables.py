@@ -18,7 +18,7 @@ from typing import Any
 from bayeslora.adapters import registry as adapters
 from bayeslora.cli.methods import catalogue
 from bayeslora.errors import CODES
-from bayeslora.metrics.scores import DETECTION_SCORES, SCORES, SET_SCORES, ScoreInfo
+from bayeslora.metrics.scores import ALL_SCORES, DETECTION_SCORES, ScoreInfo
 from bayeslora.posteriors import registry as posteriors
 
 DOCS = Path(__file__).parent
@@ -40,7 +40,7 @@ def pages() -> list[Path]:
 
 def scores() -> str:
     """Return the table of all scores: key, definition, source."""
-    infos = [*SCORES.values(), *DETECTION_SCORES.values(), *SET_SCORES.values()]
+    infos = [*ALL_SCORES.values(), *DETECTION_SCORES.values()]
     return table(("key", "definition", "source"), map(_score_row, infos))
 
 

@@ -225,14 +225,13 @@ class Reader:
         text, pair = self.columns.text, self.columns.pair
         convert = self._image if self.columns.images else text_value
         whole = [record for _, record in rows] if self._is_template else None
-        return {
+        content = {
             "texts": self._each(rows, text, convert if whole is None else self._filled, whole),
             "pairs": None if pair is None else self._each(rows, pair, text_value),
-            **(self._shares(rows) if self._soft else self._labels(rows)),
         }
-
-    def _labels(self, rows: Rows) -> dict[str, Any]:
-        return {"labels": self._each(rows, self.columns.label, self._label)}
+        if self._soft:
+            return content | self._shares(rows)
+        return content | {"labels": self._each(rows, self.columns.label, self._label)}
 
     def _shares(self, rows: Rows) -> dict[str, Any]:
         """Return the shares of the annotators' choices, and the most frequent of them."""

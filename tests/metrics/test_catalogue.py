@@ -10,15 +10,16 @@ from sklearn.metrics import auc
 from bayeslora.metrics.calibration import answered, aurc, ece, risk_curve, top_label
 from bayeslora.metrics.evaluate import statistic
 from bayeslora.metrics.rowwise import labelled_rows
-from bayeslora.metrics.scores import ALL_SCORES, SCORE_KEYS, SCORES, SET_SCORES, chosen_keys
+from bayeslora.metrics.scores import ALL_SCORES, SCORE_KEYS, SCORES, chosen_keys
 from bayeslora.predictions.record import Predictions
 
 CLOSE = 1e-12  # sums of at most some hundred numbers below 10
 
 
-def test_only_the_size_of_sets_grows_with_the_classes():
-    assert SET_SCORES["set_size"].bounds(4) == (0, 4)
-    others = [info for key, info in ALL_SCORES.items() if key != "set_size"]
+def test_sizes_of_sets_and_errors_of_ranks_grow_with_the_classes():
+    growing = {key: info for key, info in ALL_SCORES.items() if key in ("set_size", "score_error")}
+    assert all(info.bounds(4) == (0, 4) for info in growing.values())
+    others = [info for key, info in ALL_SCORES.items() if key not in growing]
     assert all(info.bounds(4) == (info.low, info.high) for info in others)
 
 

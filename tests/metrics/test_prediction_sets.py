@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binomtest
 
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.metrics.scores import ALL_SCORES
+from bayeslora.metrics.scores import SCORES, SET_SCORES
 from bayeslora.predictions.record import Predictions
 
 SIZES = ("set_size", "singletons", "empty_sets")
@@ -23,7 +23,7 @@ def test_four_rows_by_hand():
     sets = np.array([[1, 0], [1, 1], [0, 0], [0, 1]], dtype=bool)
     predictions = Predictions(np.full((4, 2), 0.5), ("a", "b"), [0, 1, 0, 0], sets=sets)
     scores = evaluate(predictions, num_resamples=50)
-    assert tuple(scores) == tuple(ALL_SCORES)
+    assert tuple(scores) == (*SCORES, *SET_SCORES)
     expected = {
         "coverage": 2 / 4,
         "set_size": (1 + 2 + 0 + 1) / 4,
