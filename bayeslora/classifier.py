@@ -487,6 +487,28 @@ class BayesianClassifier:
         self.plan = replace(self.plan, posterior=self.network.posterior)
         return self
 
+    def update(self, more: Any, **columns: Unpack[ColumnNames]) -> BayesianClassifier:
+        """Let the last layer learn from more labelled rows, in seconds and without the old ones.
+
+        Its posterior is the prior of these rows. How much the old rows count, and the scale of the
+        logits, are chosen by cross-fitting on the new rows, on which the result is never worse than
+        before. `record.results["update"]` has both, the NLL before and after, and why a full fit
+        would be better, if something speaks for it. The features, and so out-of-distribution
+        scores, do not change.
+
+        Args:
+            more: At least 20 labelled rows that the classifier was not fitted to.
+            **columns: Names of columns that differ from those of the fit, see `ColumnNames`.
+
+        Raises:
+            InputError: The rows are not allowed, or the posterior takes no more rows.
+        """
+        from bayeslora.engine.update import update
+
+        check_keywords("update", columns, ColumnNames)
+        self._take(update(self._calibrated(), more, names=columns))
+        return self
+
     def adapt(
         self,
         support: Any,

@@ -33,6 +33,7 @@ CODES = {
     "no-factors": "The posterior is over low-rank factors, and the adapter has none.",
     "no-free-factor": "The posterior needs an adapter with a random first factor, such as LoRA.",
     "no-middle": "The score needs states in the middle of the backbone, and the model has none.",
+    "no-update": "The posterior takes no more rows without a new fit.",
     "not-fitted": "Nothing is fitted yet.",
     "not-on-options": "The posterior does not support the format `options`.",
     "not-shared": "The method cannot be trained by several processes.",

@@ -173,6 +173,7 @@ VERBS = {
     "predict": "predict class probabilities and uncertainties, and write them to a file",
     "evaluate": "score predictions: accuracy, NLL, calibration, out-of-distribution detection",
     "calibrate": "fit a posterior to a trained classifier, without changing its weights",
+    "update": "let the last layer learn from more labelled examples, without a new fit",
     "recalibrate": "fit a recalibrator to held-out predictions and apply it to others",
     "conformal": "predict sets of classes that contain the label with a chosen coverage",
     "decide": "find the confidence from which answers may be automated at a risk, and test it",

@@ -184,6 +184,9 @@ class LastLayer(nn.Module):
     """Whether epochs are compared after a fit to training features, rather than with the head as
     trained. False for a `fit` to held-out rows only, such as that of a temperature."""
 
+    takes_more: bool = False
+    """Whether `update` is implemented."""
+
     advance: Callable[[int], object] = staticmethod(lambda _: None)
     """Called by `fit` with the number of steps done; set while a progress bar is shown."""
 
@@ -241,6 +244,15 @@ class LastLayer(nn.Module):
 
         Raises:
             InputError: Features are not finite; `bayeslora.posteriors.types` has the check.
+        """
+        raise NotImplementedError
+
+    def update(self, rows: Features, strength: float) -> None:
+        """Take more rows: the posterior N(μ, S) becomes a prior N(μ, S/κ) and meets their labels.
+
+        Args:
+            rows: Labelled.
+            strength: κ > 0: below 1 the old rows count less.
         """
         raise NotImplementedError
 

@@ -50,6 +50,7 @@ from bayeslora.posteriors.last_layer.vbll.covariance import (
     unpacked,
 )
 from bayeslora.posteriors.last_layer.vbll.final import Polisher, Start
+from bayeslora.posteriors.last_layer.vbll.more import updated
 from bayeslora.posteriors.types import Features, LastLayer, check_features, check_fit
 
 logger = logging.getLogger(__name__)
@@ -109,6 +110,7 @@ class VBLLHead(LastLayer):
     """
 
     uses_training_features = True
+    takes_more = True
     mean_sq_norm: Tensor
     prior_mean: Tensor | None
     fitted_mean: Tensor | None
@@ -213,6 +215,18 @@ class VBLLHead(LastLayer):
         tau = math.sqrt(polished.prior_variance * float(self.mean_sq_norm))
         self.fitted_prior_scale = self.mean_sq_norm.new_tensor(tau)
         self.fitted_elbo = self.mean_sq_norm.new_tensor(polished.elbo[-1] / len(train))
+
+    def update(self, rows: Features, strength: float) -> None:
+        """Move to the mode under more rows, with the curvature there as the precision; see `more`.
+
+        Raises:
+            InputError: The features are not finite.
+        """
+        check_features(rows)
+        mean, stored = self._posterior()
+        tensors = {name: tensor.double() for name, tensor in stored.items()}
+        mean, scale = updated(mean.detach().double(), **tensors, rows=rows, strength=strength)
+        self.fitted_mean, self.fitted_scale = mean, scale.float().contiguous()
 
     @torch.no_grad()
     def predict(self, rows: Features) -> GaussianLogits:
@@ -338,6 +352,8 @@ def _variance_under(stored: Mapping[str, Tensor], rows: Features) -> Tensor:
 
 class SharedVBLLHead(VBLLHead):
     """The variational last layer for options: `mean` is [1, d], and features are [N, C, d]."""
+
+    takes_more = False
 
     @classmethod
     def of(cls, config: VBLL, num_features: int, num_classes: int, **options: Any) -> Self:

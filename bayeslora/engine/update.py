@@ -1,0 +1,174 @@
+"""More labelled rows for a finished model, without training: the posterior becomes the prior.
+
+The last layer's posterior N(μ, S) after the first rows is the prior N(μ, S/κ) of the next. A full
+fit would also move the adapter; the old rows are not needed, and may be gone.
+
+κ, how much the old rows count, and the scale of the logits are chosen by cross-fitting: each fifth
+of the new rows is predicted by an update without it. κ = ∞, which changes nothing but the scale, is
+one of the candidates, and so is the model as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayeslora.data.examples import data_hash
+from bayeslora.data.splits import stratified_folds
+from bayeslora.engine.calibrate import known
+from bayeslora.engine.data import columns_of, encode_for, read_labelled
+from bayeslora.engine.final_fit import scale_logits
+from bayeslora.engine.network import Network
+from bayeslora.engine.training_options import columns_in
+from bayeslora.errors import InputError
+from bayeslora.links import best_scale, link_probabilities, nll_by_row
+from bayeslora.logits import AnyLogits
+from bayeslora.posteriors.types import Features, LastLayer
+
+logger = logging.getLogger(__name__)
+
+STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, math.inf)
+"""Candidates of κ."""
+
+FEWEST_ROWS, _FOLDS = 20, 5
+
+
+@dataclass(frozen=True)
+class CrossFitted:
+    """Predictions of new rows by updates that did not see them.
+
+    Attributes:
+        strength: κ.
+        factor: Scale of the logits with the lowest NLL.
+        nll: Its NLL, nats per row.
+        unscaled: NLL without it.
+        answers: Logits and labels by part.
+    """
+
+    strength: float
+    factor: float
+    nll: float
+    unscaled: float
+    answers: list[tuple[AnyLogits, Tensor]]
+
+    @classmethod
+    def of(
+        cls, head: LastLayer, rows: Features, fold: Tensor, strength: float, drawing: Any
+    ) -> CrossFitted:
+        """Update a copy of the last layer without each part in turn."""
+        answers: list[tuple[AnyLogits, Tensor]] = []
+        for part in range(_FOLDS):
+            unseen = rows.take(fold == part)
+            updated = _updated(head, rows.take(fold != part), strength)
+            answers.append((updated.predict(unseen), unseen.targets))
+        factor, unscaled, nll = best_scale(answers, means_alone=head.scales_mean, **drawing)
+        return cls(strength, factor, nll, unscaled, answers)
+
+
+def update(network: Network, more: Any, *, names: Mapping[str, Any]) -> Network:
+    """Return a model whose last layer also learned from more rows; see `BayesianClassifier.update`.
+
+    Args:
+        network: The finished network; unchanged.
+        more: Labelled rows that it was not fitted to.
+        names: `ColumnNames` that differ from those of the fit.
+
+    Raises:
+        InputError: The rows are not allowed, or the posterior takes no more rows.
+    """
+    record, head = network.record, network.head
+    if not head.takes_more or len(network.members) != 1:
+        raise InputError(
+            f"posterior {network.posterior.name!r} of this model takes no more rows: only a single "
+            "last layer vbll for texts does; fit to all rows",
+            code="no-update",
+        )
+    examples = read_labelled(more, columns_of(record).renamed(**columns_in(names)), record)
+    if len(examples) < FEWEST_ROWS:
+        raise InputError(f"{examples.source}: {len(examples)} rows; update needs {FEWEST_ROWS}")
+    digest = data_hash(examples)
+    if digest in {record.data.get(key) for key in ("train", "validation", "whole", "update")}:
+        raise InputError(f"{examples.source}: the model was fitted to these rows; pass new ones")
+    labels = encode_for(record, examples)
+    fold = torch.from_numpy(stratified_folds(labels, _FOLDS, record.seed))
+    *_, rows = known(network, examples)
+    rows = rows.double()
+    drawing = network.posterior.drawing
+    tried = [
+        CrossFitted.of(head, rows, fold.to(rows.values.device), strength, drawing)
+        for strength in STRENGTHS
+    ]
+    before, best = tried[-1].unscaled, min(tried, key=lambda each: each.nll)
+    helps = best.nll < before
+    strength, factor = (best.strength, best.factor) if helps else (math.inf, 1.0)
+    new = Network(network.encoder, network.sites, _updated(head, rows, strength))
+    new.weights, new.feature_scores = network.weights, copy.deepcopy(network.feature_scores)
+    new.to(network.feature_scale.device)
+    new.feature_scale.copy_(network.feature_scale)
+    scale_logits(new, factor)
+    result = {
+        "rows": len(examples),
+        "strength": None if math.isinf(strength) else strength,
+        "logit_scale": factor,
+        "nll_before": before,
+        "nll": best.nll if helps else before,
+        "advice": _advice(record.results, best, factor, drawing, means_alone=head.scales_mean),
+    }
+    changed = replace(
+        record,
+        num_train=record.num_train + len(examples),
+        data={**record.data, "update": digest},
+        results={**record.results, "update": result},
+    )
+    return new.finished(changed, progress=network.progress)
+
+
+def _updated(head: LastLayer, rows: Features, strength: float) -> LastLayer:
+    """Return an updated copy of a last layer; with an infinite strength, a plain copy."""
+    updated = copy.deepcopy(head)
+    if math.isfinite(strength):
+        updated.update(rows, strength)
+    return updated
+
+
+def _advice(
+    results: Mapping[str, Any],
+    best: CrossFitted,
+    factor: float,
+    drawing: Mapping[str, Any],
+    *,
+    means_alone: bool,
+) -> str:
+    """Return why a full fit would be better; empty if nothing speaks for it.
+
+    New rows that stay harder than the first ones were, by more than two standard errors, ask for
+    something that the features do not hold.
+    """
+    first = results.get("logit_scale", {}).get("nll", results.get("validation_nll"))
+    losses = torch.cat(
+        [
+            nll_by_row(
+                link_probabilities(
+                    logits.sharpened(factor) if means_alone else logits.scaled(factor), **drawing
+                ).probs.cpu(),
+                labels.cpu(),
+            )
+            for logits, labels in best.answers
+        ]
+    )
+    mean, error = float(losses.mean()), float(losses.std()) / math.sqrt(len(losses))
+    if first is None or mean <= first + 2 * error:
+        return ""
+    advice = (
+        f"the NLL of the new rows stays at {mean:.3f} nats, above the {first:.3f} of the rows held "
+        "out in the fit; fit to all rows"
+    )
+    logger.warning("%s", advice)
+    return advice
