@@ -310,7 +310,8 @@ def say_fitted_to(record: ModelRecord, data: str, source: str) -> None:
         source: Name of the rows.
     """
     rows = record.results.get("calibration", {}).get("fitted_to", "train")
-    if rows != "nothing" and data in {record.data.get(rows), record.data.get("whole")}:
+    later = (value for name, value in record.data.items() if name.startswith("update-"))
+    if rows != "nothing" and data in {record.data.get(rows), record.data.get("whole"), *later}:
         logger.warning(
             "%s contains rows that the model was fitted to, so scores on them are optimistic; "
             "use rows that it has not seen",

@@ -94,7 +94,7 @@ def update(network: Network, more: Any, *, names: Mapping[str, Any]) -> Network:
     if len(examples) < FEWEST_ROWS:
         raise InputError(f"{examples.source}: {len(examples)} rows; update needs {FEWEST_ROWS}")
     digest = data_hash(examples)
-    if digest in {record.data.get(key) for key in ("train", "validation", "whole", "update")}:
+    if digest in record.data.values():
         raise InputError(f"{examples.source}: the model was fitted to these rows; pass new ones")
     labels = encode_for(record, examples)
     fold = torch.from_numpy(stratified_folds(labels, _FOLDS, record.seed))
@@ -124,7 +124,7 @@ def update(network: Network, more: Any, *, names: Mapping[str, Any]) -> Network:
     changed = replace(
         record,
         num_train=record.num_train + len(examples),
-        data={**record.data, "update": digest},
+        data={**record.data, f"update-{len(record.data)}": digest},
         results={**record.results, "update": result},
     )
     return new.finished(changed, progress=network.progress)
