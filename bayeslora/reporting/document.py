@@ -186,7 +186,8 @@ def _size(facts: Facts) -> str:
     counts = sorted({method.scores.num_classes for method in methods})
     classes = f"{counts[0]} to {counts[-1]} classes" if counts[1:] else classes_of(first)
     fits = f" · {len(facts.fits)} fits" if len(facts.fits) > len(methods) else ""
-    return f"{counted(len(methods), 'method')}{fits} · {size} · {classes} · {first.num_bins} bins"
+    what = "sample" if facts.are_samples else "method"
+    return f"{counted(len(methods), what)}{fits} · {size} · {classes} · {first.num_bins} bins"
 
 
 def method_card(assessed: Assessed, sets: Mapping[str, str]) -> Record:

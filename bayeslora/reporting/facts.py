@@ -15,16 +15,19 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import product
 from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bayeslora.metrics.chance import SIGNIFICANT
 from bayeslora.metrics.compare import Comparison
 from bayeslora.metrics.differences import are_same_rows, holm
 from bayeslora.metrics.intervals import LEVEL
 from bayeslora.metrics.ood import EPISTEMIC, auroc_difference_p
+from bayeslora.metrics.rowwise import LabelledRows, row_scores
 from bayeslora.metrics.scores import DETECTION_SCORES, SCORES, OODScores, Score, ScoreInfo, Scores
 from bayeslora.reporting.assess import Assessed, Point, Shift, labelled, occupied
 from bayeslora.reporting.text import listed_names
@@ -185,6 +188,32 @@ coverage should match the requested one.
 
 
 @dataclass(frozen=True)
+class Change:
+    """A difference between two samples of one model.
+
+    Attributes:
+        label: The later sample.
+        key: What differs: a key of `_CHANGES`.
+        value: By how much it exceeds that of the first sample.
+        p: Welch's two-sided p-value, with Holm's correction for all of them.
+    """
+
+    label: str
+    key: str
+    value: float
+    p: float
+
+
+_CHANGES: Mapping[str, Callable[[LabelledRows], NDArray[np.float64]]] = {
+    "accuracy": lambda rows: rows.correct,
+    "mean_confidence": lambda rows: rows.confidence,
+    "overconfidence": lambda rows: rows.confidence - rows.correct,
+    "nll": lambda rows: rows.nll,
+}
+"""What each row adds to the scores by which samples are compared."""
+
+
+@dataclass(frozen=True)
 class Standing:
     """The best method by a score, and the methods that may be as good.
 
@@ -341,6 +370,30 @@ class Facts:
         """
         return len({frozenset(each.method.predictions.classes) for each in self.labelled}) < 2
 
+    @cached_property
+    def are_samples(self) -> bool:
+        """Whether one model predicted all of them, on different rows: none is to be chosen."""
+        models = {
+            each.method.predictions.metadata.get("model_fingerprint") for each in self.methods
+        }
+        alone = len(self.labelled) == len(self.methods) > 1 and self.comparison is None
+        return alone and len(models) == 1 and None not in models and self.same_classes
+
+    @cached_property
+    def changes(self) -> list[Change]:
+        """What differs between samples of one model, from the first to each other."""
+        from scipy.stats import ttest_ind
+
+        rows = [row_scores(each.method.predictions) for each in self.labelled]
+        tests = []
+        for (key, value), other in product(_CHANGES.items(), range(1, len(rows))):
+            values = [value(rows[0]), value(rows[other])]
+            p = ttest_ind(*values, equal_var=False).pvalue if any(map(np.ptp, values)) else 1.0
+            gap = float(values[1].mean() - values[0].mean())
+            tests.append((self.labelled[other].label, key, gap, p))
+        corrected = holm([test[-1] for test in tests]).tolist()
+        return [Change(*test[:-1], p) for test, p in zip(tests, corrected, strict=True)]
+
     def verdicts(self, method: Assessed) -> frozenset[Verdict]:
         """Return the verdicts on the fits of a labelled method."""
         return frozenset(calibration_of(fit.scores).verdict for fit in method.each)
@@ -367,9 +420,9 @@ class Facts:
         return next(method for method in self.labelled if method.label == self.choice.label)
 
     def standing(self, key: str) -> Standing | None:
-        """Return the standing by a score; None without such a score, or if classes differ."""
+        """Return the standing by a score; None without it, between classes or samples."""
         scored = [method for method in self.methods if key in method.scores]
-        if key not in ORDERED or not scored or not self.same_classes:
+        if key not in ORDERED or not scored or not self.same_classes or self.are_samples:
             return None
         return standing_of(key, scored, self.comparisons.get(key))
 

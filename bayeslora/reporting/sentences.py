@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
+from bayeslora.metrics.chance import SIGNIFICANT
 from bayeslora.metrics.ood import EPISTEMIC, FALLBACK, NEGLIGIBLE
 from bayeslora.metrics.scores import LEAST_ROWS, NO_INTERVAL, OODScores, Scores
 from bayeslora.plain_text import counted
@@ -142,6 +143,8 @@ def _about(facts: Facts) -> str:
     choice, leader, reason = facts.choice, facts.leader, ""
     if not facts.same_classes:
         reason = say("classes_differ", count=len(facts.methods))
+    elif facts.are_samples:
+        reason = say("first_sample", count=len(facts.methods))
     elif choice is not None and leader is not None and len(facts.labelled) > 1:
         sound = choice.reasons and not facts.verdicts(leader) & {*MISCALIBRATED, "sure"}
         reason = "Recommended" if sound else "Lowest NLL"
@@ -304,6 +307,8 @@ def findings(facts: Facts) -> tuple[Finding, ...]:
 
 def _ranking(facts: Facts) -> list[Finding]:
     """Return the ranking of methods; empty for a single method."""
+    if facts.are_samples:
+        return [_samples(facts)]
     nll, accuracy = facts.standing("nll"), facts.standing("accuracy")
     if nll is None or accuracy is None:
         return [Finding("ranking", "Different classes", (say("not_compared"),), "warning")]
@@ -312,6 +317,27 @@ def _ranking(facts: Facts) -> list[Finding]:
     standings = {"lowest_nll": nll, "highest_accuracy": accuracy}
     sentences = [say(fact, best=best, lead=_lead(best)) for fact, best in standings.items()]
     return [Finding("ranking", "Best predictions", tuple(sentences))]
+
+
+def _samples(facts: Facts) -> Finding:
+    """Return what changed between samples of one model."""
+    first, sentences = facts.labelled[0].label, []
+    for other in facts.labelled[1:]:
+        changes = [
+            say(
+                "change",
+                key="NLL" if change.key == "nll" else change.key.replace("_", " "),
+                value=number(change.value, signed=True),
+                p=change.p,
+            )
+            for change in facts.changes
+            if change.label == other.label
+        ]
+        sentences.append(say("changes", first=first, other=other.label, changes=listed(changes)))
+    changed = any(change.p < SIGNIFICANT for change in facts.changes)
+    sentences.append(say("samples_changed" if changed else "samples_alike"))
+    kind: Kind = "warning" if changed else "plain"
+    return Finding("samples", "Samples of one model", tuple(sentences), kind)
 
 
 def _lead(best: Standing) -> str:

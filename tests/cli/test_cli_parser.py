@@ -17,8 +17,9 @@ from bayeslora.engine.training_options import TrainingSettings
 HEAVY = ("torch", "transformers", "numpy", "pyarrow", "matplotlib", "yaml", "scipy")
 
 CONTRACT = [
-    *("demo", "fit", "predict", "evaluate", "calibrate", "recalibrate", "conformal"),
-    *("decide", "apply", "labels", "suggest", "budget", "monitor", "export"),
+    *("demo", "fit", "predict", "evaluate", "calibrate", "update"),
+    *("recalibrate", "conformal", "decide", "apply", "labels", "suggest"),
+    *("budget", "monitor", "export"),
     *("compare", "report", "view", "experiment", "tasks", "methods", "info"),
 ]
 
