@@ -23,14 +23,14 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 29443,
+    "code lines": 29444,
     "modules": 201,
     "per cent of code that imports": 12,
     "parameters of a public function": 12,
     "options of the command line": 204,
     "options of fit": 28,
-    "modules that fit loads": 99,
-    "modules that predict loads": 90,
+    "modules that fit loads": 98,
+    "modules that predict loads": 89,
     "functions that a row passes before the tokenizer": 19,
     "dependencies that nothing imports": 0,
     "words of the docs": 29770,
@@ -41,7 +41,7 @@ ROOMS = {
     ".": 2442,
     "adapters": 1064,
     "backbones": 2150,
-    "cli": 2103,
+    "cli": 2104,
     "contrib": 1799,
     "data": 1677,
     "decisions": 839,

@@ -32,7 +32,8 @@ def run(args: Options) -> None:
         refuse_target(out, *LAYOUTS, overwrite=args.overwrite)
         refuse_inputs(out, args.model, args.more)
     check_writable(out)
-    rows = data.labelled_rows(args.more, data.columns_for(args, record), data.reading(args), record)
+    more = data.named_rows(args.more, args)
+    rows = data.labelled_rows(more, data.columns_for(args, record), data.reading(args), record)
     place = {**given(args, "backbone", "device"), "progress": not args.quiet}
     classifier = BayesianClassifier.from_pretrained(args.model, **place)
     classifier.update(rows, **data.column_options(args))

@@ -50,7 +50,6 @@ from bayeslora.posteriors.last_layer.vbll.covariance import (
     unpacked,
 )
 from bayeslora.posteriors.last_layer.vbll.final import Polisher, Start
-from bayeslora.posteriors.last_layer.vbll.more import updated
 from bayeslora.posteriors.types import Features, LastLayer, check_features, check_fit
 
 logger = logging.getLogger(__name__)
@@ -222,6 +221,8 @@ class VBLLHead(LastLayer):
         Raises:
             InputError: The features are not finite.
         """
+        from bayeslora.posteriors.last_layer.vbll.more import updated
+
         check_features(rows)
         mean, stored = self._posterior()
         tensors = {name: tensor.double() for name, tensor in stored.items()}
