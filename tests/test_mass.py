@@ -23,7 +23,7 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 29444,
+    "code lines": 29445,
     "modules": 201,
     "per cent of code that imports": 12,
     "parameters of a public function": 12,
@@ -41,7 +41,7 @@ ROOMS = {
     ".": 2442,
     "adapters": 1064,
     "backbones": 2150,
-    "cli": 2104,
+    "cli": 2105,
     "contrib": 1799,
     "data": 1677,
     "decisions": 839,

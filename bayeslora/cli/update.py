@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bayeslora.cli import arguments, data, output
-from bayeslora.cli.arguments import LOADED, PLACE, argument, given, option
+from bayeslora.cli.arguments import LOADED, PLACE, argument, given, option, refuse
 from bayeslora.io import check_writable, real_path, refuse_inputs, refuse_target
 
 
@@ -27,6 +27,7 @@ def run(args: Options) -> None:
     from bayeslora.checkpoint import LAYOUTS, read_record
     from bayeslora.classifier import BayesianClassifier
 
+    refuse(args, ("multi_task",), "is not for update: name the task of each row in a column `task`")
     record, out = read_record(args.model), args.out or args.model
     if real_path(out) != real_path(args.model):
         refuse_target(out, *LAYOUTS, overwrite=args.overwrite)
