@@ -23,7 +23,7 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 29445,
+    "code lines": 29450,
     "modules": 201,
     "per cent of code that imports": 12,
     "parameters of a public function": 12,
@@ -34,7 +34,7 @@ LIMITS = {
     "functions that a row passes before the tokenizer": 19,
     "dependencies that nothing imports": 0,
     "words of the docs": 29770,
-    "code lines of the tests": 26568,
+    "code lines of the tests": 26574,
     "code lines of the benchmarks": 2974,
 }
 ROOMS = {
@@ -45,7 +45,7 @@ ROOMS = {
     "contrib": 1799,
     "data": 1677,
     "decisions": 839,
-    "engine": 4066,
+    "engine": 4071,
     "experiments": 1096,
     "metrics": 2314,
     "posteriors": 4208,

@@ -36,6 +36,7 @@ from bayeslora.engine.build import (
 from bayeslora.engine.card import fit_options, learnt_from, method_name
 from bayeslora.engine.data import (
     check_images,
+    check_soft,
     classes_for,
     columns_of,
     encode_for,
@@ -531,6 +532,7 @@ def for_new_classes(
         )
     check_images(rows, images=columns_of(record).images)
     check_last_layer(posterior, adapted=False)
+    check_soft(rows, posterior)
     classes = class_names(rows)
     labels = torch.from_numpy(encode_labels(rows, classes))
     network = _with_head(fitted, posterior, len(classes))

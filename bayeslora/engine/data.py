@@ -23,6 +23,7 @@ from bayeslora.errors import InputError, unknown_choice
 from bayeslora.held_out import MOST_DISTINCT, MOST_EQUAL
 from bayeslora.option_checks import Format
 from bayeslora.plain_text import counted
+from bayeslora.posteriors.base import Posterior
 from bayeslora.predictions.record import check_further
 
 logger = logging.getLogger(__name__)
@@ -126,6 +127,24 @@ def read_labelled(data: Any, columns: DataColumns, record: ModelRecord | None = 
             *(rows.source, rows.duplicates, counted(len(rows), "row")),
         )
     return rows
+
+
+def check_soft(rows: Examples, posterior: Posterior, of: str = "", *, learns: bool = True) -> None:
+    """Raise InputError if rows have soft labels, and the posterior or adapter needs labels.
+
+    Args:
+        rows: Labelled rows.
+        posterior: Options of the posterior.
+        of: Name of the adapter, for the message.
+        learns: Whether the adapter, if any, learns from the last layer's loss.
+    """
+    if rows.shares is not None and not (posterior.takes_soft and learns):
+        raise InputError(
+            f"{f'{of} and ' if of else ''}posterior {posterior.name!r} do not learn from soft "
+            "labels; use posterior vbll, mle or map and an adapter that trains with the last "
+            "layer, or a column with one label per row",
+            code="soft-labels",
+        )
 
 
 def format_of(record: ModelRecord) -> Format | None:

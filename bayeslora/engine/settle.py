@@ -19,7 +19,7 @@ from bayeslora.backbones.template import RAW, Template
 from bayeslora.data.splits import stratified_sample
 from bayeslora.engine import build
 from bayeslora.engine.cross_validation import divided, held_out_parts, split_off
-from bayeslora.engine.data import LabelledExamples, TrainingData, check_images
+from bayeslora.engine.data import LabelledExamples, TrainingData, check_images, check_soft
 from bayeslora.engine.network import feature_rows, prepare, set_feature_scale
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import require_tracker
@@ -196,13 +196,7 @@ def check_fit(plan: Plan, data: TrainingData) -> None:
     held_out_parts(strata, plan.training.cv, plan.training.seed, data.rows.groups)
     check_feature_scores(plan.feature_scores, posterior)
     learns = plan.adapter.trains_with_head or not plan.adapter.trains
-    if data.rows.shares is not None and not (posterior.takes_soft and learns):
-        named = f"adapter {plan.adapter.name!r} and posterior {posterior.name!r}"
-        raise InputError(
-            f"{named} do not learn from soft labels; use posterior vbll, mle or map and an adapter "
-            "that trains with the last layer, or a column with one label per row",
-            code="soft-labels",
-        )
+    check_soft(data.rows, posterior, f"adapter {plan.adapter.name!r}", learns=learns)
     if plan.format == "options":
         build_head(posterior, 2, 1, shared=True)  # refused before the backbone is loaded
     posterior.check_fit(fit_facts(plan, data))

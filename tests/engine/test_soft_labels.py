@@ -98,3 +98,11 @@ def test_validation_rows_have_the_same_classes(backbone):
     other = [{"text": f"x {n}", "label_b": 1, "label_a": 0} for n in range(4)]
     with refused("input", "a, b"):
         fitted(backbone, [dict(sorted(row.items())) for row in rows(0.75)], validation=other)
+
+
+def test_new_classes_may_have_soft_labels_where_the_posterior_takes_them(backbone):
+    clf = fitted(backbone, (TEXTS, LABELS), "none", "map")
+    again = clf.adapt(rows(0.75))
+    assert again.predict(TEXTS).probs.max() < 0.95
+    with refused("soft-labels", "laplace"):
+        clf.adapt(rows(0.75), posterior="laplace")
