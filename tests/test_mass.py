@@ -33,8 +33,8 @@ LIMITS = {
     "modules that predict loads": 89,
     "functions that a row passes before the tokenizer": 19,
     "dependencies that nothing imports": 0,
-    "words of the docs": 29770,
-    "code lines of the tests": 26574,
+    "words of the docs": 29790,
+    "code lines of the tests": 26576,
     "code lines of the benchmarks": 2974,
 }
 ROOMS = {

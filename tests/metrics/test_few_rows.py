@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 
 from bayeslora.metrics.compare import compare
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.metrics.scores import ALL_SCORES
+from bayeslora.metrics.scores import SCORES, SET_SCORES
 from bayeslora.predictions.record import Predictions
 
 CLASSES = ("a", "b")
@@ -59,7 +59,9 @@ def test_no_interval_of_rows_that_are_all_alike_is_a_point(probs, label):
             num_resamples=60,
         )
         known = {key for key, score in scores.items() if score.has_interval}
-        assert known >= {key for key, info in ALL_SCORES.items() if info.kind != "other"}
+        assert known >= {
+            key for key, info in {**SCORES, **SET_SCORES}.items() if info.kind != "other"
+        }
         for score in filter(lambda score: score.has_interval, every(scores)):
             assert score.high - score.low > 0.01
             assert score.low <= score.value <= score.high

@@ -40,8 +40,8 @@ def test_mode_and_precision_are_those_of_the_objective(seed, strength):
         return prior - log_softmax(logits, 1)[np.arange(len(labels)), labels].sum()
 
     # The search stops where differences of the loss are rounding.
-    found = minimize(loss, mean.numpy().ravel(), tol=1e-10)
-    np.testing.assert_allclose(mode.numpy().ravel(), found.x, atol=2e-4)
+    optimum = minimize(loss, mean.numpy().ravel(), tol=1e-10)
+    np.testing.assert_allclose(mode.numpy().ravel(), optimum.x, atol=2e-4)
     probs = rows.logits(mode).softmax(1)
     weights = probs * (1 - probs)
     expected = strength * precisions(lower)
