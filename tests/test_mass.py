@@ -34,7 +34,7 @@ LIMITS = {
     "functions that a row passes before the tokenizer": 19,
     "dependencies that nothing imports": 0,
     "words of the docs": 29790,
-    "code lines of the tests": 26576,
+    "code lines of the tests": 26690,
     "code lines of the benchmarks": 2974,
 }
 ROOMS = {

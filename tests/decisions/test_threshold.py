@@ -1,9 +1,12 @@
 """Thresholds with a promise: the bound, the guarantee, groups, costs, checks and cascades."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from record_mapie import CASES, GOLDEN, candidates, rows_of
 from refusal import refused
 from scipy.stats import binom, binomtest
 from simulated import CLASSES, simulated
@@ -43,6 +46,19 @@ def test_accepted_rows_are_those_at_or_above_the_threshold(seed, rows, risk, dis
     assert (made.accepted, made.errors) == (accepted.sum(), losses[accepted].sum())
     assert made.accepted >= LEAST_ACCEPTED
     assert made.bound <= risk + 1e-12
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_mapie_takes_the_same_threshold(name):
+    """MAPIE 1.6.0, given the candidates in the order of their tests; see `record_mapie.py`."""
+    golden = json.loads(GOLDEN.read_text(encoding="utf-8"))[name]
+    *_, risk, confidence = CASES[name]
+    scores, losses = rows_of(name)
+    assert promise(scores, losses, risk, confidence).threshold == golden["threshold"]
+    thresholds = candidates(scores, risk, confidence)
+    accepted = [scores >= threshold for threshold in thresholds]
+    bounds = [upper_bound(int(losses[part].sum()), part.sum(), confidence) for part in accepted]
+    np.testing.assert_array_equal(np.array(bounds) <= risk, np.array(golden["p"]) <= 1 - confidence)
 
 
 def test_labels_below_the_first_failure_change_nothing():

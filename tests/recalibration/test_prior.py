@@ -1,7 +1,10 @@
 """Prior shift: the shares of most likelihood, and probabilities under new shares."""
 
+import json
+
 import numpy as np
 import pytest
+import record_quapy
 from refusal import refused
 from scipy.optimize import minimize
 
@@ -59,3 +62,11 @@ def test_known_shares_follow_bayes_rule():
 def test_wrong_shares_are_refused(shares):
     with refused("input", "shares"):
         PriorShift(shares=shares).fit(rows_of(EQUAL, 0, 60))
+
+
+@pytest.mark.parametrize("name", record_quapy.CASES)
+def test_quapy_finds_the_same_shares(name):
+    """Both stop where the shares hardly move; where a class is gone, they still creep towards 0."""
+    golden = json.loads(record_quapy.GOLDEN.read_text(encoding="utf-8"))[name]
+    probs, before = record_quapy.rows_of(name)
+    np.testing.assert_allclose(new_shares(probs, before), golden["shares"], atol=1e-5)
