@@ -69,7 +69,7 @@ def scores(backbone: Backbone, pools: Pools, seed: int) -> dict[str, Any]:
     start = time.perf_counter()
     clf.update(more)
     measure("update", clf, start)
-    values |= {f"update {key}": value for key, value in clf.record.results["update"].items()}
+    values |= {f"chosen {key}": value for key, value in clf.record.results["update"].items()}
     start = time.perf_counter()
     measure("full fit", new_classifier(backbone, seed, "polar", "vbll").fit(rows), start)
     return values
@@ -93,7 +93,7 @@ def write_table(out: Path) -> None:
         ]
         seconds = [f"{np.median([r[f'{name} seconds'] for r in rows]):.0f}" for name in METHODS[1:]]
         weights = ", ".join(
-            "∞" if r["update strength"] is None else f"{r['update strength']:g}" for r in rows
+            "∞" if r["chosen strength"] is None else f"{r['chosen strength']:g}" for r in rows
         )
         body.append(
             (
