@@ -295,7 +295,15 @@ def cross_validate(
         learnt["epochs"], starts = choose_epochs(fitter, plan, folds)
     trained = train_folds(fitter, plan, folds, starts)
     scale = learnt["logit_scale"] = choose_scale(trained, plan, folds)
-    fitter.held_out = held_out_predictions(trained, fitter.data, plan, folds, scale["factor"])
+    fitter.held_out = held_out_predictions(
+        trained.answers,
+        [fold.unseen for fold in folds],
+        fitter.data.rows,
+        plan,
+        fitter.data.classes,
+        factor=scale["factor"],
+        means_alone=trained.network.head.scales_mean,
+    )
     average = averaged(trained, train, scale)
     if cheaper := baselines(train, folds, fitter.probes, scale["nll"]):
         learnt["baselines"] = cheaper
@@ -385,7 +393,14 @@ def choose_scale(trained: Trained, plan: Plan, folds: Sequence[Fold]) -> dict[st
 
 
 def held_out_predictions(
-    trained: Trained, data: TrainingData, plan: Plan, folds: Sequence[Fold], factor: float
+    answers: Sequence[tuple[AnyLogits, Tensor]],
+    folds: Sequence[NDArray[np.int64]],
+    rows: Examples,
+    plan: Plan,
+    classes: Sequence[str],
+    *,
+    factor: float,
+    means_alone: bool,
 ) -> Predictions:
     """Return the predictions of all held-out rows, in the order of the data.
 
@@ -394,31 +409,32 @@ def held_out_predictions(
     which they look slightly better than rows that chose nothing.
 
     Args:
-        trained: The networks' logits.
-        data: The training rows.
+        answers: The networks' logits of the rows that each did not see, and their labels.
+        folds: Places of these rows in `rows`, fold by fold.
+        rows: The training rows.
         plan: The posterior, with the link that the classifier predicts by.
-        folds: The folds.
+        classes: C names.
         factor: Scale of the logits.
+        means_alone: Whether it scales only their means.
     """
-    unseen = np.concatenate([fold.unseen for fold in folds])
-    rows, posterior = data.rows.take(unseen), plan.posterior
-    means_alone = trained.network.head.scales_mean
+    unseen = np.concatenate([*folds])
+    chosen, posterior = rows.take(unseen), plan.posterior
     predictions = to_predictions(
         (
             Answer(logits.sharpened(factor) if means_alone else logits.scaled(factor))
-            for logits, _ in trained.answers
+            for logits, _ in answers
         ),
-        data.classes,
+        classes,
         link=posterior.link or "mc",
         num_samples=posterior.num_samples or 0,
         seed=0,
         feature_scores=FeatureScores(),
-        available=rows.available(len(data.classes)),
-        notes={"held_out": "cross-validation", HELD_OUT_ROWS: f"{len(rows)} of {len(data.rows)}"},
-        labels=data.train[1][unseen].numpy(),
-        soft_labels=None if rows.shares is None else np.array(rows.shares),
-        ids=rows.ids,
-        columns=rows.further,
+        available=chosen.available(len(classes)),
+        notes={"held_out": "cross-validation", HELD_OUT_ROWS: f"{len(unseen)} of {len(rows)}"},
+        labels=torch.cat([hard(labels).cpu() for _, labels in answers]).numpy(),
+        soft_labels=None if chosen.shares is None else np.array(chosen.shares),
+        ids=chosen.ids,
+        columns=chosen.further,
     )
     return predictions.take(np.argsort(unseen))
 

@@ -17,19 +17,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bayeslora.data.examples import data_hash
 from bayeslora.data.splits import stratified_folds
 from bayeslora.engine.calibrate import known
-from bayeslora.engine.data import columns_of, encode_for, read_labelled
+from bayeslora.engine.card import method_name
+from bayeslora.engine.cross_validation import held_out_predictions
+from bayeslora.engine.data import classes_for, columns_of, encode_for, read_labelled
 from bayeslora.engine.final_fit import scale_logits
 from bayeslora.engine.network import Network
+from bayeslora.engine.pieces import model_notes
 from bayeslora.engine.training_options import columns_in
 from bayeslora.errors import InputError
-from bayeslora.links import best_scale, link_probabilities, nll_by_row
+from bayeslora.links import best_scale
 from bayeslora.logits import AnyLogits
+from bayeslora.metrics.rowwise import row_scores
 from bayeslora.posteriors.types import Features, LastLayer
 
 logger = logging.getLogger(__name__)
@@ -86,8 +92,7 @@ def update(network: Network, more: Any, *, names: Mapping[str, Any]) -> Network:
     record, head = network.record, network.head
     if not head.takes_more or len(network.members) != 1:
         raise InputError(
-            f"posterior {network.posterior.name!r} of this model takes no more rows: only a single "
-            "last layer vbll for texts does; fit to all rows",
+            f"posterior {network.posterior.name!r} of this model takes no more rows; fit to all",
             code="no-update",
         )
     examples = read_labelled(more, columns_of(record).renamed(**columns_in(names)), record)
@@ -97,29 +102,35 @@ def update(network: Network, more: Any, *, names: Mapping[str, Any]) -> Network:
     if digest in record.data.values():
         raise InputError(f"{examples.source}: the model was fitted to these rows; pass new ones")
     labels = encode_for(record, examples)
-    fold = torch.from_numpy(stratified_folds(labels, _FOLDS, record.seed))
+    fold = stratified_folds(labels, _FOLDS, record.seed)
     *_, rows = known(network, examples)
     rows = rows.double()
+    parts = torch.from_numpy(fold).to(rows.values.device)
     drawing = network.posterior.drawing
-    tried = [
-        CrossFitted.of(head, rows, fold.to(rows.values.device), strength, drawing)
-        for strength in STRENGTHS
-    ]
-    before, best = tried[-1].unscaled, min(tried, key=lambda each: each.nll)
-    helps = best.nll < before
-    strength, factor = (best.strength, best.factor) if helps else (math.inf, 1.0)
-    new = Network(network.encoder, network.sites, _updated(head, rows, strength))
+    tried = [CrossFitted.of(head, rows, parts, strength, drawing) for strength in STRENGTHS]
+    unchanged = replace(tried[-1], factor=1.0, nll=tried[-1].unscaled)
+    best = min(unchanged, *tried, key=lambda each: each.nll)
+    new = Network(network.encoder, network.sites, _updated(head, rows, best.strength))
     new.weights, new.feature_scores = network.weights, copy.deepcopy(network.feature_scores)
     new.to(network.feature_scale.device)
     new.feature_scale.copy_(network.feature_scale)
-    scale_logits(new, factor)
+    scale_logits(new, best.factor)
+    unseen = held_out_predictions(
+        best.answers,
+        [np.flatnonzero(fold == part) for part in range(_FOLDS)],
+        examples,
+        network.plan,
+        classes_for(record, 0),
+        factor=best.factor,
+        means_alone=head.scales_mean,
+    )
     result = {
         "rows": len(examples),
-        "strength": None if math.isinf(strength) else strength,
-        "logit_scale": factor,
-        "nll_before": before,
-        "nll": best.nll if helps else before,
-        "advice": _advice(record.results, best, factor, drawing, means_alone=head.scales_mean),
+        "strength": None if math.isinf(best.strength) else best.strength,
+        "logit_scale": best.factor,
+        "nll_before": unchanged.nll,
+        "nll": best.nll,
+        "advice": _advice(record.results, row_scores(unseen).nll),
     }
     changed = replace(
         record,
@@ -127,7 +138,11 @@ def update(network: Network, more: Any, *, names: Mapping[str, Any]) -> Network:
         data={**record.data, f"update-{len(record.data)}": digest},
         results={**record.results, "update": result},
     )
-    return new.finished(changed, progress=network.progress)
+    new.finished(changed, progress=network.progress)
+    new.held_out = unseen.replace(
+        name=method_name(changed), metadata={**unseen.metadata, **model_notes(new)}
+    )
+    return new
 
 
 def _updated(head: LastLayer, rows: Features, strength: float) -> LastLayer:
@@ -138,32 +153,18 @@ def _updated(head: LastLayer, rows: Features, strength: float) -> LastLayer:
     return updated
 
 
-def _advice(
-    results: Mapping[str, Any],
-    best: CrossFitted,
-    factor: float,
-    drawing: Mapping[str, Any],
-    *,
-    means_alone: bool,
-) -> str:
+def _advice(results: Mapping[str, Any], losses: NDArray[np.float64]) -> str:
     """Return why a full fit would be better; empty if nothing speaks for it.
 
     New rows that stay harder than the first ones were, by more than two standard errors, ask for
     something that the features do not hold.
+
+    Args:
+        results: Results of the fit.
+        losses: [N] NLL of the new rows, each by an update without it.
     """
     first = results.get("logit_scale", {}).get("nll", results.get("validation_nll"))
-    losses = torch.cat(
-        [
-            nll_by_row(
-                link_probabilities(
-                    logits.sharpened(factor) if means_alone else logits.scaled(factor), **drawing
-                ).probs.cpu(),
-                labels.cpu(),
-            )
-            for logits, labels in best.answers
-        ]
-    )
-    mean, error = float(losses.mean()), float(losses.std()) / math.sqrt(len(losses))
+    mean, error = losses.mean(), losses.std(ddof=1) / math.sqrt(len(losses))
     if first is None or mean <= first + 2 * error:
         return ""
     advice = (

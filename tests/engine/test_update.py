@@ -5,7 +5,8 @@ import pytest
 import torch
 from refusal import refused
 
-from bayeslora import BayesianClassifier
+from bayeslora import BayesianClassifier, Predictions
+from bayeslora.engine.update import _advice
 from bayeslora.metrics.rowwise import row_scores
 
 WORDS = ["red", "green", "blue", "warm", "cold", "round"]
@@ -38,6 +39,10 @@ def test_rows_that_contradict_the_model_win(backbone, tmp_path):
     assert clf.record.num_train == 144
     assert nll(clf, test) < before
     assert not torch.equal(clf.network.head.mean_weight, weight)
+    assert clf.held_out.labels.tolist() == [
+        row["label"] == "b" for row in rows(120, 100, flip=True)
+    ]
+    assert row_scores(clf.held_out).nll.mean() == pytest.approx(result["nll"], rel=1e-6)
     clf.save_pretrained(tmp_path / "m")
     again = BayesianClassifier.from_pretrained(tmp_path / "m", backbone=backbone, progress=False)
     np.testing.assert_array_equal(again.predict(test).probs, clf.predict(test).probs)
@@ -53,6 +58,7 @@ def test_labels_by_chance_leave_the_model_nearly_as_it_is(backbone):
     result = clf.record.results["update"]
     assert result["nll"] <= result["nll_before"]
     assert result["nll"] == pytest.approx(np.log(2), abs=0.05)
+    assert row_scores(clf.held_out).nll.mean() == pytest.approx(result["nll"], rel=1e-6)
 
 
 def test_no_network_is_changed(backbone):
@@ -82,3 +88,30 @@ def test_wrong_rows_are_refused(backbone):
         clf.update([row | {"label": "c"} for row in rows(60, 100)])
     with refused("input", "fitted to these rows"):
         clf.update(rows(24))
+
+
+def test_held_out_rows_are_the_new_ones(backbone, tmp_path):
+    clf = fitted(backbone, data=rows(48), cv=2).update(rows(60, 100))
+    clf.save_pretrained(tmp_path / "m")
+    stored = Predictions.read(tmp_path / "m")
+    assert len(stored) == 60
+    new = clf.predict(rows(5, 500))
+    assert stored.metadata["model_fingerprint"] == new.metadata["model_fingerprint"]
+
+
+def test_rows_harder_than_the_first_ask_for_a_full_fit(backbone):
+    clf = fitted(backbone, data=rows(48), cv=2)
+    first = clf.record.results["logit_scale"]["nll"]
+    chance = np.random.default_rng(0).integers(2, size=200)
+    more = [{"text": f"new {n}", "label": "ab"[label]} for n, label in enumerate(chance)]
+    clf.update(more)
+    losses = row_scores(clf.held_out).nll
+    harder = losses.mean() > first + 2 * losses.std(ddof=1) / np.sqrt(len(losses))
+    assert bool(clf.record.results["update"]["advice"]) == harder
+
+
+@pytest.mark.parametrize(("first", "advised"), [(0.3, True), (0.5, False), (None, False)])
+def test_advice_is_a_test_of_two_standard_errors(first, advised):
+    losses = np.tile([0.2, 0.6], 50)  # mean .4, standard error .0201
+    results = {} if first is None else {"validation_nll": first}
+    assert bool(_advice(results, losses)) == advised
