@@ -268,7 +268,8 @@ class BayesianClassifier:
         by default of about 128 or more. They are for `decide`, `recalibrate` and
         `find_label_errors`, without a further labelled row. The final classifier is fitted to all
         rows, or averages the networks, so these probabilities are rather too cautious for it. The
-        scale of the logits was chosen on the same rows, which costs one parameter. None without
+        scale of the logits was chosen on the same rows, which costs one parameter. After `update`
+        they are those of the new rows, of last layers that were updated without them. None without
         cross-validation, and after `calibrate`, whose posterior is another.
 
         Raises:
@@ -493,12 +494,15 @@ class BayesianClassifier:
         Its posterior is the prior of these rows. How much the old rows count, and the scale of the
         logits, are chosen by cross-fitting on the new rows, on which the result is never worse than
         before. `record.results["update"]` has both, the NLL before and after, and why a full fit
-        would be better, if something speaks for it. The features, and so out-of-distribution
-        scores, do not change.
+        would be better, if something speaks for it; `held_out` has the predictions of the new rows.
+        The features, and so out-of-distribution scores, do not change.
 
         Args:
             more: At least 20 labelled rows that the classifier was not fitted to.
             **columns: Names of columns that differ from those of the fit, see `ColumnNames`.
+
+        Returns:
+            This classifier.
 
         Raises:
             InputError: The rows are not allowed, or the posterior takes no more rows.

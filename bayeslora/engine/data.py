@@ -24,6 +24,7 @@ from bayeslora.held_out import MOST_DISTINCT, MOST_EQUAL
 from bayeslora.option_checks import Format
 from bayeslora.plain_text import counted
 from bayeslora.posteriors.base import Posterior
+from bayeslora.posteriors.registry import names_where
 from bayeslora.predictions.record import check_further
 
 logger = logging.getLogger(__name__)
@@ -141,8 +142,8 @@ def check_soft(rows: Examples, posterior: Posterior, of: str = "", *, learns: bo
     if rows.shares is not None and not (posterior.takes_soft and learns):
         raise InputError(
             f"{f'{of} and ' if of else ''}posterior {posterior.name!r} do not learn from soft "
-            "labels; use posterior vbll, mle or map and an adapter that trains with the last "
-            "layer, or a column with one label per row",
+            f"labels; use one of {names_where(lambda config: config.takes_soft)} and an adapter "
+            "that trains with the last layer, or a column with one label per row",
             code="soft-labels",
         )
 

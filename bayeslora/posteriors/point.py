@@ -22,6 +22,7 @@ from bayeslora.errors import InputError
 from bayeslora.logits import GaussianLogits, Logits
 from bayeslora.option_checks import Positive, UpTo1000
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE, FitFacts, Posterior
+from bayeslora.posteriors.last_layer.algebra import minimise
 from bayeslora.posteriors.types import Features, LastLayer, check_features, check_fit
 from bayeslora.recalibration.linear import best_inverse
 
@@ -199,21 +200,7 @@ class PointHead(LastLayer):
         `max_steps` iterations.
         """
         weight, rows = self.weight.detach().double().requires_grad_(), rows.double()
-        search: Any = torch.optim.LBFGS(
-            [weight],
-            max_iter=max_steps,
-            tolerance_grad=1e-7,
-            tolerance_change=1e-12,
-            line_search_fn="strong_wolfe",
-        )
-
-        def closure() -> Tensor:
-            search.zero_grad()
-            loss = self._objective(weight, rows, len(rows))
-            torch.autograd.backward(loss)
-            return loss
-
-        search.step(closure)
+        minimise(lambda: self._objective(weight, rows, len(rows)), weight, max_steps, 1e-7)
         self.set_mean(weight.detach())
 
     def fit(

@@ -30,6 +30,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -106,11 +107,31 @@ def precision_factor(precision: Tensor) -> Tensor:
     return result
 
 
-def bounding_factor(features: Tensor, prior_precision: float) -> Tensor:
-    """Return the Cholesky factor of I/σ0² + ½ΦᵀΦ: ½ bounds the curvature of log-sum-exp."""
-    hessian = 0.5 * features.T @ features
-    hessian.diagonal().add_(prior_precision)
-    return precision_factor(hessian)
+def minimise(loss: Callable[[], Tensor], free: Tensor, max_steps: int, tolerance: float) -> None:
+    """Minimise a smooth loss by L-BFGS, in place.
+
+    Args:
+        loss: Loss at the present value of `free`.
+        free: Leaf that requires gradients, of the loss's float64.
+        max_steps: Maximum number of iterations.
+        tolerance: Stop when no gradient is larger.
+    """
+    search: Any = torch.optim.LBFGS(
+        [free],
+        max_iter=max_steps,
+        tolerance_grad=tolerance,
+        tolerance_change=1e-12,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure() -> Tensor:
+        search.zero_grad()
+        value = loss()
+        torch.autograd.backward(value)
+        return value
+
+    with torch.enable_grad():
+        search.step(closure)
 
 
 def class_contrasts(num_classes: int) -> Tensor:

@@ -14,12 +14,12 @@ the block of class c of the negative Hessian. Sources: Spiegelhalter and Lauritz
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from bayeslora.posteriors.last_layer.algebra import minimise
 from bayeslora.posteriors.last_layer.vbll.covariance import class_precisions
 from bayeslora.posteriors.types import Features
 
@@ -63,21 +63,9 @@ def _mode(mean: Tensor, scale: Tensor, basis: Tensor | None, rows: Features) -> 
         steps = scale * free
         return mean + (steps if basis is None else steps @ basis.T)
 
-    search: Any = torch.optim.LBFGS(
-        [free],
-        max_iter=_STEPS,
-        tolerance_grad=1e-8,
-        tolerance_change=1e-12,
-        line_search_fn="strong_wolfe",
-    )
+    def loss() -> Tensor:
+        data = cross_entropy(rows.logits(weights()), rows.targets, reduction="sum")
+        return data + 0.5 * free.square().sum()
 
-    def closure() -> Tensor:
-        search.zero_grad()
-        loss = cross_entropy(rows.logits(weights()), rows.targets, reduction="sum")
-        loss = loss + 0.5 * free.square().sum()
-        torch.autograd.backward(loss)
-        return loss
-
-    with torch.enable_grad():
-        search.step(closure)
+    minimise(loss, free, _STEPS, 1e-8)
     return weights().detach()
