@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from bayeslora.decisions.artefact import load_calibration as load_calibration
     from bayeslora.decisions.labels import LabelErrors as LabelErrors
     from bayeslora.decisions.labels import find_label_errors as find_label_errors
+    from bayeslora.decisions.monitor import monitor as monitor
     from bayeslora.decisions.suggest import suggest as suggest
     from bayeslora.errors import InputError as InputError
     from bayeslora.experiments.run import Experiment as Experiment

@@ -18,7 +18,6 @@ class Options(arguments.PredictionsFiles):
     """labelled predictions of rows that the model was not fitted to"""
     risk: Any = option("SHARE", "bayeslora.decisions.budget:budget", required=True)
     confidence: Any = option("SHARE", "bayeslora.decisions.budget:budget")
-    seed: Any = option("N", "bayeslora.decisions.budget:budget")
 
 
 def run(args: Options) -> None:
@@ -27,7 +26,7 @@ def run(args: Options) -> None:
     from bayeslora.predictions.collection import as_predictions
 
     predictions = as_predictions(args.file, reading=predictions_reading(args))
-    budgets = budget(predictions, args.risk, **given(args, "confidence", "seed"))
+    budgets = budget(predictions, args.risk, **given(args, "confidence"))
     if args.json:
         print_json([asdict(each) for each in budgets])
         return

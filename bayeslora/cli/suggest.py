@@ -22,7 +22,6 @@ class Options(arguments.Rows, arguments.Overwriting):
     """number of rows to choose"""
     out: str | None = option("FILE")
     """the chosen rows with their predictions, as .parquet, .csv or .jsonl"""
-    seed: Any = option("N", "bayeslora.decisions.suggest:suggest")
 
 
 def run(args: Options) -> None:
@@ -39,7 +38,7 @@ def run(args: Options) -> None:
     classifier = BayesianClassifier.from_pretrained(args.model, progress=not args.quiet)
     columns = given(args, "text_column", "label_column")
     pool = classifier.predict(args.pool, keep=keep, unknown_labels="ood", **columns)
-    chosen = suggest(pool, args.num_rows, **given(args, "seed"))
+    chosen = suggest(pool, args.num_rows)
     if args.out is not None:
         chosen.save(args.out)
     if args.json:

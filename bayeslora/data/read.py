@@ -90,8 +90,8 @@ def read(
     if isinstance(data, Examples):
         return _kept(data, keep, reading.optional)
     rows = as_texts(data) if labels == "optional" else data
-    needs: Any = {"required": labels != "optional", "soft": labels == "soft"}
-    reader = _reader(rows, columns, keep, reading, **needs)
+    required, soft = labels != "optional", labels == "soft"
+    reader = _reader(rows, columns, keep, reading, required=required, soft=soft)
     pieces = list(reader.checked())
     return reader.finished(pieces[0] if len(pieces) == 1 else joined(pieces))
 

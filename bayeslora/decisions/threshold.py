@@ -136,14 +136,24 @@ class Rule:
         return predictions.replace(columns={**predictions.columns, COLUMN: names})
 
     def to_json(self) -> dict[str, Any]:
-        """Return the rule as plain values."""
-        return asdict(self) | {"promises": {k: asdict(v) for k, v in self.promises.items()}}
+        """Return the rule as plain values, with a sentence of each promise for who reviews it."""
+        if self.costs is not None:
+            return {"costs": self.costs, "person": self.person}
+        return {
+            "says": [sentence(self, value) for value in self.promises],
+            "risk": self.risk,
+            "confidence": self.confidence,
+            "by": self.by,
+            "promises": {value: asdict(promise) for value, promise in self.promises.items()},
+        }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], classes: Sequence[str]) -> Rule:
         """Return what `to_json` returned, for rows of these classes."""
-        promises = {str(key): Promise(**value) for key, value in content["promises"].items()}
-        rule = cls(**{**content, "promises": promises})
+        made = content.get("promises") or {}
+        promises = {str(value): Promise(**promise) for value, promise in made.items()}
+        stored = {name: value for name, value in content.items() if name != "says"}
+        rule = cls(**{**stored, "promises": promises})
         if rule.costs is None:
             _check_shares(rule.risk, rule.confidence)
             for value in promises.values():

@@ -62,7 +62,7 @@ def soft_scores(
     means = np.stack([*_means(probs, shares).values()])
     groups = np.arange(len(shares)) if clusters is None else clusters[labelled]
     # Sorted, so that a seeded bootstrap does not depend on the order of the rows.
-    order = np.lexsort((*(() if clusters is None else (groups,)), *means, right, confidence))
+    order = np.lexsort((groups, *means, right, confidence))
     means, confidence, right = means[:, order], confidence[order], right[order]
 
     def prepare(indices: Rows) -> Statistic:

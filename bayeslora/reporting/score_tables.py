@@ -264,16 +264,15 @@ def automation_table(methods: Sequence[Assessed]) -> Table:
             continue
         for risk in RISKS:
             made = fit_rule(method.method.predictions, risk).promises[""]
-            cells: tuple[Cell, ...] = (Cell("none"), Cell("–"), Cell("–"), Cell("–"))
+            cells: tuple[Cell, ...] = (Cell("none"), Cell("–"), Cell("–"))
             if made.threshold is not None:
                 wrong = percent(made.errors / made.accepted)
-                values = (percent(made.share), f"{made.threshold:.4f}", wrong, percent(made.bound))
-                cells = tuple(map(Cell, values))
+                cells = tuple(map(Cell, (percent(made.share), f"{made.threshold:.4f}", wrong)))
             lines.append(Row((as_label(method.label), whole_percent(risk)), cells))
-    columns = ("Automated", "From probability", "Wrong here", "Wrong at most (95 %)")
+    columns = ("Automated", "From probability", "Wrong here")
     return Table(
         say("automation"),
-        ("Method", "Risk"),
+        ("Method", "At most wrong"),
         tuple(map(Column, columns)),
         tuple(lines),
         say("automation_notes"),

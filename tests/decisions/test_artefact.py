@@ -127,6 +127,27 @@ def test_costs_of_other_classes_are_refused(tmp_path):
         load_calibration(path)
 
 
+def test_a_reviewer_reads_each_promise_in_the_file(tmp_path):
+    rows, path = simulated(2000), tmp_path / "c.json"
+    made = bl.decide(rows, 0.2, per_class=True)
+    made.save(path)
+    step = json.loads(path.read_text())["steps"][0]
+    assert {*step} == {"step", "says", "risk", "confidence", "by", "promises"}
+    assert len(step["says"]) == len(step["promises"]) == len(CLASSES)
+    for says, value in zip(step["says"], step["promises"], strict=True):
+        for fact in (value, "20 %", "95 %", f"{step['promises'][value]['threshold']:.4f}"):
+            assert fact in says
+    assert load_calibration(path).rule == made.rule
+
+
+def test_a_rule_of_costs_has_no_idle_promise(tmp_path):
+    made = bl.decide(simulated(), costs={"person": 0.2})
+    made.save(tmp_path / "c.json")
+    step = json.loads((tmp_path / "c.json").read_text())["steps"][0]
+    assert {*step} == {"step", "costs", "person"}
+    assert load_calibration(tmp_path / "c.json").rule == made.rule
+
+
 def test_risk_and_costs_exclude_each_other():
     for options in ({}, {"risk": 0.1, "costs": {"person": 1}}):
         with refused("input", "risk", "costs"):
