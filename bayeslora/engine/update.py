@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from bayeslora.data.examples import data_hash
@@ -37,6 +36,7 @@ from bayeslora.links import best_scale
 from bayeslora.logits import AnyLogits
 from bayeslora.metrics.rowwise import row_scores
 from bayeslora.posteriors.types import Features, LastLayer
+from bayeslora.predictions.record import Predictions
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ def update(network: Network, more: Any, *, names: Mapping[str, Any]) -> Network:
         "logit_scale": best.factor,
         "nll_before": unchanged.nll,
         "nll": best.nll,
-        "advice": _advice(record.results, row_scores(unseen).nll),
+        "advice": _advice(network.held_out, unseen),
     }
     changed = replace(
         record,
@@ -153,23 +153,25 @@ def _updated(head: LastLayer, rows: Features, strength: float) -> LastLayer:
     return updated
 
 
-def _advice(results: Mapping[str, Any], losses: NDArray[np.float64]) -> str:
+def _advice(before: Predictions | None, after: Predictions) -> str:
     """Return why a full fit would be better; empty if nothing speaks for it.
 
-    New rows that stay harder than the first ones were, by more than two standard errors, ask for
+    New rows that stay harder than those of before, by more than two standard errors, ask for
     something that the features do not hold.
 
     Args:
-        results: Results of the fit.
-        losses: [N] NLL of the new rows, each by an update without it.
+        before: Predictions of held-out rows that the network keeps, if it does.
+        after: Predictions of the new rows, each by an update without it.
     """
-    first = results.get("logit_scale", {}).get("nll", results.get("validation_nll"))
-    mean, error = losses.mean(), losses.std(ddof=1) / math.sqrt(len(losses))
-    if first is None or mean <= first + 2 * error:
+    if before is None:
+        return ""
+    losses = [row_scores(predictions).nll for predictions in (before, after)]
+    first, mean = (loss.mean() for loss in losses)
+    if mean - first <= 2 * math.sqrt(sum(loss.var(ddof=1) / len(loss) for loss in losses)):
         return ""
     advice = (
         f"the NLL of the new rows stays at {mean:.3f} nats, above the {first:.3f} of the rows held "
-        "out in the fit; fit to all rows"
+        "out before; fit to all rows"
     )
     logger.warning("%s", advice)
     return advice

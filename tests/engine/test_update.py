@@ -99,19 +99,25 @@ def test_held_out_rows_are_the_new_ones(backbone, tmp_path):
     assert stored.metadata["model_fingerprint"] == new.metadata["model_fingerprint"]
 
 
+def of_losses(count, mean):
+    """Return predictions with losses `mean` ± 0.2, of a standard error of 0.2 / √(count − 1)."""
+    right = np.exp(-(mean + np.tile([-0.2, 0.2], count // 2)))
+    return Predictions(np.c_[right, 1 - right], ("a", "b"), np.zeros(count, dtype=int))
+
+
 def test_rows_harder_than_the_first_ask_for_a_full_fit(backbone):
-    clf = fitted(backbone, data=rows(48), cv=2)
-    first = clf.record.results["logit_scale"]["nll"]
-    chance = np.random.default_rng(0).integers(2, size=200)
-    more = [{"text": f"new {n}", "label": "ab"[label]} for n, label in enumerate(chance)]
-    clf.update(more)
-    losses = row_scores(clf.held_out).nll
-    harder = losses.mean() > first + 2 * losses.std(ddof=1) / np.sqrt(len(losses))
-    assert bool(clf.record.results["update"]["advice"]) == harder
+    clf, chance = fitted(backbone), np.random.default_rng(0).integers(2, size=60)
+    clf.network.held_out = of_losses(100, 0.4)
+    clf.update([{"text": f"new {n}", "label": "ab"[label]} for n, label in enumerate(chance)])
+    assert clf.record.results["update"]["advice"]
 
 
-@pytest.mark.parametrize(("first", "advised"), [(0.3, True), (0.5, False), (None, False)])
-def test_advice_is_a_test_of_two_standard_errors(first, advised):
-    losses = np.tile([0.2, 0.6], 50)  # mean .4, standard error .0201
-    results = {} if first is None else {"validation_nll": first}
-    assert bool(_advice(results, losses)) == advised
+@pytest.mark.parametrize(
+    ("mean", "count", "advised"), [(0.3, 100, 1), (0.35, 100, 0), (0.3, 10, 0)]
+)
+def test_advice_is_a_test_of_two_standard_errors(mean, count, advised):
+    assert bool(_advice(of_losses(count, mean), of_losses(100, 0.4))) == advised
+
+
+def test_without_rows_to_compare_there_is_no_advice():
+    assert not _advice(None, of_losses(100, 0.4))
