@@ -40,13 +40,7 @@ from bayeslora.engine import load
 from bayeslora.engine.card import fit_words, model_card
 from bayeslora.engine.data import TrainingData, columns_of, read_for, read_labelled, stream_for
 from bayeslora.engine.network import Network, say_fitted_to
-from bayeslora.engine.pieces import (
-    CheckedRows,
-    Drawing,
-    DrawOptions,
-    predict_rows,
-    predict_to_file,
-)
+from bayeslora.engine.pieces import CheckedRows, Drawing, DrawOptions, predict_rows, predict_to_file
 from bayeslora.engine.plan import Plan
 from bayeslora.engine.progress import quiet_transformers
 from bayeslora.engine.training_options import (
@@ -58,13 +52,7 @@ from bayeslora.engine.training_options import (
 )
 from bayeslora.engine.zero_shot import zero_shot
 from bayeslora.errors import InputError
-from bayeslora.io import (
-    check_writable,
-    lock,
-    refuse_existing,
-    refuse_foreign,
-    refuse_inputs,
-)
+from bayeslora.io import check_writable, lock, refuse_existing, refuse_foreign, refuse_inputs
 from bayeslora.metrics.scores import Scores
 from bayeslora.option_checks import MAX_LENGTH, Count, Format, checked, with_meanings
 from bayeslora.plain_text import table_html
@@ -514,11 +502,7 @@ class BayesianClassifier:
         return self
 
     def adapt(
-        self,
-        support: Any,
-        *,
-        posterior: Any = None,
-        **columns: Unpack[ColumnNames],
+        self, support: Any, *, posterior: Any = None, **columns: Unpack[ColumnNames]
     ) -> BayesianClassifier:
         """Return a classifier for new classes, fitted to a few labelled rows.
 

@@ -73,11 +73,7 @@ def run_demo(
     """
     began = time.monotonic()
     posts = load_newsgroups(
-        num_train=NUM_TRAIN,
-        num_validation=0,
-        num_test=NUM_TEST,
-        num_near=NUM_OOD,
-        num_far=NUM_OOD,
+        num_train=NUM_TRAIN, num_validation=0, num_test=NUM_TEST, num_near=NUM_OOD, num_far=NUM_OOD
     )
     backbone = load_backbone(BACKBONE)
     test: list[Predictions] = []

@@ -48,10 +48,7 @@ class LinkResult:
 
 
 def link_probabilities(
-    logits: AnyLogits,
-    link: str = "mc",
-    num_samples: int = 1000,
-    seed: int = 0,
+    logits: AnyLogits, link: str = "mc", num_samples: int = 1000, seed: int = 0
 ) -> LinkResult:
     """Return probabilities and the decomposition of their uncertainty.
 

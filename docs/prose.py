@@ -54,9 +54,7 @@ def findings(path: Path) -> list[str]:
 def main(files: list[str]) -> int:
     """Print the findings in the given files, and return the exit status."""
     house = Check(
-        check_type=types.PreferredForms(items=WORDS),
-        path=_HOUSE,
-        message="write '{}', not '{}'",
+        check_type=types.PreferredForms(items=WORDS), path=_HOUSE, message="write '{}', not '{}'"
     )
     CheckRegistry().register_many((*known, house))
     messages = [line for name in files for line in findings(Path(name))]

@@ -94,9 +94,7 @@ def about(kind: str, name: str) -> str:
     return "\n".join(parts)
 
 
-_LIMITS = {
-    "from_start": "Not for `calibrate`: it",
-}
+_LIMITS = {"from_start": "Not for `calibrate`: it"}
 """Beginnings of the sentences with the reason of each limit of a posterior."""
 
 

@@ -53,7 +53,7 @@ _DISTILBERT = {
 
 # Convolutions let a text's padding affect its features.
 UNPADDED = {
-    "convbert": ("ConvBert", {"embedding_size": 16}, "classifier.out_proj", ["query", "value"]),
+    "convbert": ("ConvBert", {"embedding_size": 16}, "classifier.out_proj", ["query", "value"])
 }
 
 
@@ -97,11 +97,7 @@ def saved_peft(family, path, *, with_tokenizer=True, name="default", **options):
     base = saved(family, Path(path) / "base")
     name_of_class, _, _, layers = (FAMILIES | UNPADDED)[family]
     plain = getattr(transformers, f"{name_of_class}ForSequenceClassification").from_pretrained(base)
-    options = {
-        "r": 2,
-        "target_modules": layers,
-        "init_lora_weights": False,
-    } | options
+    options = {"r": 2, "target_modules": layers, "init_lora_weights": False} | options
     config = LoraConfig(task_type="SEQ_CLS", **options)
     adapted = get_peft_model(plain, config, adapter_name=name).eval()
     adapted.save_pretrained(Path(path) / "peft")

@@ -4,14 +4,7 @@ import os
 
 import pytest
 
-from bayeslora.io import (
-    FROZEN_STATES,
-    cache_directory,
-    kept_file,
-    make_room,
-    mark_used,
-    may_keep,
-)
+from bayeslora.io import FROZEN_STATES, cache_directory, kept_file, make_room, mark_used, may_keep
 
 
 @pytest.fixture(autouse=True)

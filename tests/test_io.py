@@ -231,10 +231,7 @@ def test_the_first_foreign_file_is_named_and_nothing_is_touched(tmp_path, foreig
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize(
-    "marker",
-    [None, "[]", "{", {"name": "x"}],
-)
+@pytest.mark.parametrize("marker", [None, "[]", "{", {"name": "x"}])
 def test_a_marker_that_is_not_ours_protects_the_directory(tmp_path, marker):
     folder = make(tmp_path / "out", ["data-1.bin"], marker)
     before = contents(tmp_path)

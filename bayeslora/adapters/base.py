@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from bayeslora import options
 from bayeslora.errors import located
-from bayeslora.option_checks import (
-    BelowOne,
-    Count,
-    NotNegative,
-    Options,
-    Pooling,
-    Positive,
-    Texts,
-)
+from bayeslora.option_checks import BelowOne, Count, NotNegative, Options, Pooling, Positive, Texts
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn

@@ -33,14 +33,7 @@ from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.prefix import LayerSplit
 from bayeslora.backbones.reading import head_weight
 from bayeslora.backbones.template import Template, at_blank
-from bayeslora.backbones.tokens import (
-    Batch,
-    Tokens,
-    characters,
-    framed,
-    model_inputs,
-    padded,
-)
+from bayeslora.backbones.tokens import Batch, Tokens, characters, framed, model_inputs, padded
 from bayeslora.errors import InputError
 from bayeslora.logits import ABSENT
 from bayeslora.processes import row_slices

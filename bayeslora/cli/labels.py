@@ -7,14 +7,7 @@ from typing import TYPE_CHECKING, Any
 from bayeslora.cli import arguments
 from bayeslora.cli.arguments import argument, option
 from bayeslora.cli.data import predictions_reading
-from bayeslora.cli.output import (
-    check_new_file,
-    note,
-    print_columns,
-    print_json,
-    show,
-    show_last,
-)
+from bayeslora.cli.output import check_new_file, note, print_columns, print_json, show, show_last
 from bayeslora.errors import InputError
 
 if TYPE_CHECKING:

@@ -180,10 +180,7 @@ def show_wrapped(text: str, indent: str = " " * 6) -> None:
 
 
 def check_new_file(
-    path: str | Path,
-    *,
-    overwrite: bool | None,
-    inputs: Sequence[str | Path],
+    path: str | Path, *, overwrite: bool | None, inputs: Sequence[str | Path]
 ) -> None:
     """Raise InputError if predictions cannot be written to a file, before they are computed.
 

@@ -59,14 +59,7 @@ from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.training import Training, read_checkpoint, write_checkpoint
 from bayeslora.errors import DivergedError, InputError, located
 from bayeslora.foreign import find_layers
-from bayeslora.option_checks import (
-    LARGEST_COUNT,
-    Count,
-    NotNegative,
-    Positive,
-    Strengths,
-    Texts,
-)
+from bayeslora.option_checks import LARGEST_COUNT, Count, NotNegative, Positive, Strengths, Texts
 from bayeslora.plain_text import counted
 from bayeslora.posteriors.last_layer.prototypes import cosine_logits, held_out_cosines, prototypes
 from bayeslora.posteriors.weights.draws import replaced

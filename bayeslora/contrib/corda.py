@@ -134,14 +134,7 @@ _DAMPING = 0.01
 d inputs is at most d / λ + 1."""
 
 
-def corda(
-    weight: Tensor,
-    moment: Tensor,
-    r: int,
-    scale: float,
-    *,
-    mode: str = "ipm",
-) -> Factors:
+def corda(weight: Tensor, moment: Tensor, r: int, scale: float, *, mode: str = "ipm") -> Factors:
     """Return centred factors whose product `s·B·A` is the context's part of a weight.
 
     Args:

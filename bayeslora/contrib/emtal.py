@@ -333,12 +333,7 @@ class GatedUnits(LowRank):
     experts: Tensor
 
     def __init__(
-        self,
-        name: str,
-        host: nn.Linear,
-        factors: Factors,
-        config: EMTAL,
-        experts: Tensor,
+        self, name: str, host: nn.Linear, factors: Factors, config: EMTAL, experts: Tensor
     ) -> None:
         super().__init__(name, host, factors, config.scale, config.dropout)
         router = torch.zeros(config.num_experts, host.in_features)

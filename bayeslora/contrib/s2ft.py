@@ -324,10 +324,7 @@ def choose_columns(
 
 
 def largest_units(
-    units: Sequence[Units],
-    scores: Mapping[str, Tensor],
-    *,
-    largest: bool = True,
+    units: Sequence[Units], scores: Mapping[str, Tensor], *, largest: bool = True
 ) -> dict[str, Tensor]:
     """Return the columns of the units with the largest scores, with a budget per kind.
 

@@ -80,7 +80,7 @@ class Reading:
             if len(character) != 1 or character in '"\r\n\0':
                 raise InputError(
                     "delimiter must be one character, such as ';', or 'tab', "
-                    f"got {shown(self.delimiter)}",
+                    f"got {shown(self.delimiter)}"
                 )
             object.__setattr__(self, "delimiter", character)
         if self.encoding is not None:

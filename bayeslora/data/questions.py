@@ -23,14 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from bayeslora.data.columns import (
-    BadValueError,
-    DataColumns,
-    Reader,
-    Rows,
-    is_blank,
-    text_value,
-)
+from bayeslora.data.columns import BadValueError, DataColumns, Reader, Rows, is_blank, text_value
 from bayeslora.data.examples import LETTERS, Examples
 from bayeslora.data.formats import Table
 from bayeslora.plain_text import shown

@@ -79,8 +79,7 @@ def build_network(
         start=start,
         max_length=plan.max_length,
         pooling=chosen.pooling_of(
-            POOLING[clone.kind],
-            reads_end=clone.kind == "decoder" and clone.template is not None,
+            POOLING[clone.kind], reads_end=clone.kind == "decoder" and clone.template is not None
         ),
     )
     if sites and posterior.calls_once:

@@ -27,12 +27,7 @@ from bayeslora.data.examples import (
     encode_labels,
 )
 from bayeslora.data.splits import split_examples, stratified_folds
-from bayeslora.engine.build import (
-    check_combination,
-    check_last_layer,
-    last_layer,
-    rows_to_fit,
-)
+from bayeslora.engine.build import check_combination, check_last_layer, last_layer, rows_to_fit
 from bayeslora.engine.card import fit_options, learnt_from, method_name
 from bayeslora.engine.data import (
     check_images,
@@ -457,10 +452,7 @@ def best_posterior(network: Network, train: Features, held_out: Features | None)
 
 
 def _cross_fitted(
-    network: Network,
-    configs: Mapping[str, Posterior],
-    train: Features,
-    held_out: Features | None,
+    network: Network, configs: Mapping[str, Posterior], train: Features, held_out: Features | None
 ) -> dict[str, Predictions]:
     """Return each candidate's predictions of the examples, by fits that an example did not enter.
 
@@ -507,11 +499,7 @@ def _without_notes() -> Iterator[None]:
 
 
 def for_new_classes(
-    fitted: Network,
-    posterior: Posterior,
-    rows: Examples,
-    *,
-    columns: DataColumns,
+    fitted: Network, posterior: Posterior, rows: Examples, *, columns: DataColumns
 ) -> Network:
     """Return a classifier of the classes of some rows; `fitted` is unchanged.
 
@@ -544,10 +532,7 @@ def for_new_classes(
     differ = bool((torch.bincount(labels) > 1).any())
     scores = feature_options.settled_scores(None, posterior) if differ else ()
     plan = Plan(posterior=posterior, feature_scores=scores, seed=record.seed, progress=False)
-    results = {
-        "posterior": fit_frozen(Training(network, plan, support)).posterior,
-        "history": [],
-    }
+    results = {"posterior": fit_frozen(Training(network, plan, support)).posterior, "history": []}
     new_record = replace(
         refitted_record(record, network, rows, None, columns=columns, results=results),
         posterior=options.as_mapping(posterior),

@@ -541,10 +541,7 @@ def averaged(
 
 
 def held_out_parts(
-    labels: NDArray[np.int64],
-    cv: int | str,
-    seed: int,
-    groups: Sequence[str] | None = None,
+    labels: NDArray[np.int64], cv: int | str, seed: int, groups: Sequence[str] | None = None
 ) -> list[NDArray[np.int64]]:
     """Return the row numbers of each held-out part; a class's only row is never held out.
 

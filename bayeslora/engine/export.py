@@ -36,10 +36,7 @@ FORMAT_VERSION = 1
 MANIFEST = "bayeslora-export.json"
 README = "README.md"
 
-EXPORTS = {
-    "peft": Layout(MANIFEST),
-    "merged": Layout(MANIFEST),
-}
+EXPORTS = {"peft": Layout(MANIFEST), "merged": Layout(MANIFEST)}
 """Directories of exports, by format."""
 
 # Relative to the largest logit: rounding is far below, another function far above.

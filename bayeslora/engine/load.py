@@ -13,13 +13,7 @@ from torch import Tensor, nn
 from bayeslora import options
 from bayeslora.adapters.site import Site
 from bayeslora.backbones.images import READER_FILE, ImageReader
-from bayeslora.backbones.load import (
-    Backbone,
-    fingerprint,
-    lasting_name,
-    load_backbone,
-    open_source,
-)
+from bayeslora.backbones.load import Backbone, fingerprint, lasting_name, load_backbone, open_source
 from bayeslora.backbones.reading import read_at
 from bayeslora.checkpoint import ADAPTED, FOREIGN, MODULE, ModelFiles, ModelRecord, library_versions
 from bayeslora.engine.build import build_network, check_last_layer, last_layer
@@ -227,12 +221,7 @@ def module_model(encoder: ModuleEncoder, posterior: Posterior, *, progress: bool
 
 
 def _unfitted(
-    encoder: Any,
-    kind: str,
-    posterior: Posterior,
-    sites: list[Site],
-    *,
-    progress: bool,
+    encoder: Any, kind: str, posterior: Posterior, sites: list[Site], *, progress: bool
 ) -> Network:
     """Return a model whose posterior is not fitted yet."""
     backbone = encoder.backbone

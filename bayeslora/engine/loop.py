@@ -25,13 +25,7 @@ from bayeslora.adapters.base import StepHook
 from bayeslora.adapters.optimizers import build_optimizer
 from bayeslora.backbones.tokens import Batch
 from bayeslora.engine.final_fit import validation_metrics
-from bayeslora.engine.network import (
-    LengthBatchSampler,
-    Network,
-    collate,
-    set_feature_scale,
-    under,
-)
+from bayeslora.engine.network import LengthBatchSampler, Network, collate, set_feature_scale, under
 from bayeslora.engine.progress import open_bar
 from bayeslora.engine.training import (
     FitResult,

@@ -25,12 +25,7 @@ from bayeslora.data import examples
 from bayeslora.data.columns import Reader
 from bayeslora.data.examples import Examples, data_hash
 from bayeslora.data.questions import question_columns
-from bayeslora.engine.card import (
-    fit_options,
-    held_out_words,
-    method_name,
-    method_notes,
-)
+from bayeslora.engine.card import fit_options, held_out_words, method_name, method_notes
 from bayeslora.engine.data import LabelledExamples, Unknown, classes_for, encode_for, most_options
 from bayeslora.engine.network import Network, inputs, say_fitted_to, say_truncation, unknown_labels
 from bayeslora.engine.predict import answer, num_passes, to_predictions

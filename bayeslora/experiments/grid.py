@@ -264,8 +264,7 @@ class Search(_Part):
     trials: Count
     hold_out: Share = 0.2
     ranges: Annotated[
-        dict[SearchedOption, Annotated[JsonValue, AfterValidator(_searchable)]],
-        Field(min_length=1),
+        dict[SearchedOption, Annotated[JsonValue, AfterValidator(_searchable)]], Field(min_length=1)
     ]
 
 

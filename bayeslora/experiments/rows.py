@@ -57,11 +57,7 @@ class TaskRows:
 
 
 def task_rows(
-    task: Task,
-    protocol: Protocol,
-    data_dir: str | Path | None = None,
-    *,
-    by_letter: bool = False,
+    task: Task, protocol: Protocol, data_dir: str | Path | None = None, *, by_letter: bool = False
 ) -> TaskRows:
     """Read the rows of a task.
 

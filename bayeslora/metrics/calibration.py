@@ -178,9 +178,7 @@ def adaptive_errors(
 
 
 def reliability_bins(
-    rows: TopLabel,
-    num_bins: int = NUM_BINS,
-    clusters: NDArray[np.int64] | None = None,
+    rows: TopLabel, num_bins: int = NUM_BINS, clusters: NDArray[np.int64] | None = None
 ) -> tuple[Bin, ...]:
     """Return the bins of a reliability diagram, each with its Wilson interval.
 

@@ -32,13 +32,7 @@ from bayeslora.metrics.intervals import Resampling, blocks, cell_matrix, num_uni
 from bayeslora.metrics.rowwise import ClasswiseSums, LabelledRows, Scoring, brier_parts
 from bayeslora.processes import threaded
 
-CHANCE_KEYS = (
-    "ece",
-    "aece",
-    "cwece",
-    "mce",
-    "brier_reliability",
-)
+CHANCE_KEYS = ("ece", "aece", "cwece", "mce", "brier_reliability")
 """Scores that are zero for a perfectly calibrated model and infinitely many rows, in order."""
 
 MOST_LABELS = 20_000_000
@@ -94,10 +88,7 @@ def drawn_errors(
 
 
 def ece_by_chance(
-    confidence: NDArray[np.float64],
-    cell: NDArray[np.int64],
-    num_bins: int,
-    resampling: Resampling,
+    confidence: NDArray[np.float64], cell: NDArray[np.int64], num_bins: int, resampling: Resampling
 ) -> NDArray[np.float64]:
     """Return the ECE of each of G groups in each draw of correctness, [G, draws].
 

@@ -465,9 +465,7 @@ def bootstrap_interval(
     if method == "reflected":
         low, high = -high, -low
     return Score(
-        min(value, ceiling),
-        max(value + min(low, 0.0), floor),
-        min(value + max(high, 0.0), ceiling),
+        min(value, ceiling), max(value + min(low, 0.0), floor), min(value + max(high, 0.0), ceiling)
     )
 
 

@@ -100,10 +100,7 @@ def group_scores(
 
 
 def _group_statistic(
-    rows: LabelledRows,
-    group: NDArray[np.int64],
-    scoring: Scoring,
-    sets: NDArray[np.bool_] | None,
+    rows: LabelledRows, group: NDArray[np.int64], scoring: Scoring, sets: NDArray[np.bool_] | None
 ) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
     """Return the function from row counts [N, R] to scores [K, G, R], K as in `GROUP_KEYS`."""
     features = [np.ones(len(rows)), rows.correct, rows.nll, rows.brier, rows.confidence]
@@ -172,9 +169,7 @@ _KINDS: dict[str, Kind] = {
 
 
 def class_scores(
-    rows: LabelledRows,
-    names: tuple[str, ...],
-    scoring: Scoring,
+    rows: LabelledRows, names: tuple[str, ...], scoring: Scoring
 ) -> dict[str, PartScores]:
     """Return the scores of every class.
 

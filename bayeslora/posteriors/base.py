@@ -16,13 +16,7 @@ if TYPE_CHECKING:
 
     from bayeslora.backbones.encoder import PreparedTexts
     from bayeslora.logits import GaussianLogits, SampledLogits
-    from bayeslora.posteriors.types import (
-        Features,
-        FinalFit,
-        LastLayer,
-        Network,
-        WeightPosterior,
-    )
+    from bayeslora.posteriors.types import Features, FinalFit, LastLayer, Network, WeightPosterior
 
 T = TypeVar("T")
 

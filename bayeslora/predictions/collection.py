@@ -27,12 +27,7 @@ from typing import Any
 
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.plain_text import clean, listed, shorten
-from bayeslora.predictions.files import (
-    AS_WRITTEN,
-    PredictionsReading,
-    in_model,
-    open_columns,
-)
+from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading, in_model, open_columns
 from bayeslora.predictions.record import Predictions
 
 logger = logging.getLogger(__name__)

@@ -592,9 +592,7 @@ def as_text(value: Any) -> str | None:
 
 
 def softmax(
-    logits: NDArray[np.float64],
-    classes: Sequence[str],
-    available: NDArray[np.bool_] | None = None,
+    logits: NDArray[np.float64], classes: Sequence[str], available: NDArray[np.bool_] | None = None
 ) -> None:
     """Turn logits [N, C] into probabilities in place.
 

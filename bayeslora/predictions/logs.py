@@ -102,9 +102,7 @@ def log_metadata(path: Path) -> dict[str, str]:
 
 
 def log_records(
-    source: object,
-    rows: Iterable[tuple[int, Record]],
-    is_ours: Callable[[str], bool],
+    source: object, rows: Iterable[tuple[int, Record]], is_ours: Callable[[str], bool]
 ) -> list[tuple[int, Record]]:
     """Return the rows of a log as rows of a predictions file.
 

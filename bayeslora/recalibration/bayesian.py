@@ -91,9 +91,7 @@ class BayesianCalibrator(Recalibrator):
             get_param_store().scope(),
         ):
             calibrator = getattr(scaling, model)(
-                method="mcmc",
-                mcmc_steps=self.num_samples,
-                independent_probabilities=probs.ndim > 1,
+                method="mcmc", mcmc_steps=self.num_samples, independent_probabilities=probs.ndim > 1
             )
             calibrator.fit(probs, labels, random_state=self.seed, tensorboard=False)
         return {name: draws.numpy() for name, draws in calibrator.mcmc_model.items()}

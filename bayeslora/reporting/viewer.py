@@ -73,7 +73,7 @@ def view(
             }
             for method in methods
             for name, source in {"": method.source, **method.ood}.items()
-        ],
+        ]
     }
     data = json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     for char in "<>&":  # so that no character can end the script element

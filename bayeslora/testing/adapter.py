@@ -17,13 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bayeslora.adapters.inject import (
-    adapter_state,
-    export,
-    find_sites,
-    inject,
-    load_adapter_state,
-)
+from bayeslora.adapters.inject import adapter_state, export, find_sites, inject, load_adapter_state
 from bayeslora.adapters.optimizers import build_optimizer
 from bayeslora.adapters.site import Companion
 

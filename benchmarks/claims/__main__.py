@@ -15,15 +15,7 @@ from statistics import fmean
 import pyarrow.parquet as pq
 
 from bayeslora.io import atomic_file
-from benchmarks.claims.verdicts import (
-    SCORES,
-    VERDICTS,
-    Cells,
-    Claim,
-    better,
-    claims_table,
-    gains,
-)
+from benchmarks.claims.verdicts import SCORES, VERDICTS, Cells, Claim, better, claims_table, gains
 from benchmarks.lib.pools import JUDGED
 from benchmarks.lib.results import Results, Row
 from benchmarks.lib.task_rows import TASKS
@@ -55,11 +47,7 @@ MORE_PASSES = {
     "lora-ensemble": "an ensemble of three LoRA fits",
     "lora-dropout": "MC dropout over LoRA",
 }
-LONG_RIVALS = {
-    "lora-mle, long": "LoRA",
-    "polar-mle, long": "PoLAR",
-    "lora-vbll, long": "LoRA-VBLL",
-}
+LONG_RIVALS = {"lora-mle, long": "LoRA", "polar-mle, long": "PoLAR", "lora-vbll, long": "LoRA-VBLL"}
 FEW_RIVALS = {
     "lora-mle, cv": "LoRA with a temperature",
     "lora-mle, 15 epochs, cv": "LoRA with 15 epochs and a temperature",

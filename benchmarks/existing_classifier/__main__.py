@@ -33,12 +33,7 @@ from benchmarks.lib.tables import difference, shown
 from benchmarks.lib.task_rows import TASKS, TaskRows, load_rows
 
 EPOCHS, BATCH, LEARNING_RATE, MAX_LENGTH = 10, 16, 1e-4, 64
-POSTERIORS = (
-    "temperature",
-    "laplace",
-    "laplace:prior_precision=marglik",
-    "vbll",
-)
+POSTERIORS = ("temperature", "laplace", "laplace:prior_precision=marglik", "vbll")
 CHOOSING = {"laplace", "vbll"}
 """Posteriors that choose a prior or means by validation rows: half of the held-out rows."""
 KEY = ("task", "seed")

@@ -148,12 +148,7 @@ def population_scores(power: float) -> dict[str, float]:
 
 
 def coverage(
-    truth: dict[str, float],
-    power: float,
-    size: int,
-    *,
-    sets: int,
-    scored: Callable[..., Scored],
+    truth: dict[str, float], power: float, size: int, *, sets: int, scored: Callable[..., Scored]
 ) -> dict[str, dict[str, float]]:
     """Return for each score its truth, its mean, and the coverage of each kind of interval."""
     records: dict[str, dict[str, float]] = {}
@@ -170,13 +165,7 @@ def coverage(
             low, high = (info.low, info.high) if info else (0.0, 1.0)
             used = "reflected" if info and info.reflected else "percentile"
             for method in METHODS:
-                score = bootstrap_interval(
-                    value,
-                    spread.deviations[:, place],
-                    method,
-                    low,
-                    high,
-                )
+                score = bootstrap_interval(value, spread.deviations[:, place], method, low, high)
                 count(record, method, score, sets)
                 if method == used:
                     noise = chance.get(key, 0.0) > SIGNIFICANT

@@ -127,12 +127,7 @@ def new_classifier(
     """Return a classifier that reads `TEXT_TOKENS` of each text beside the default template."""
     frame = backbone.tokenizer(DEFAULT_FRAME.replace("{text}", ""))["input_ids"]
     return BayesianClassifier(
-        backbone,
-        adapter,
-        posterior,
-        seed=seed,
-        max_length=TEXT_TOKENS + len(frame),
-        progress=False,
+        backbone, adapter, posterior, seed=seed, max_length=TEXT_TOKENS + len(frame), progress=False
     )
 
 

@@ -76,15 +76,7 @@ def _of_fit(backbone: Backbone, adapter: str) -> list[str]:
     network = clf.network
     with torch.no_grad():
         lengths = network.encoder.prepare(train[0]).tokens.lengths
-    fit = Fit(
-        ROWS,
-        round(float(lengths.mean())),
-        EPOCHS,
-        BATCH,
-        HELD,
-        classes=2,
-        bytes_a_weight=4,
-    )
+    fit = Fit(ROWS, round(float(lengths.mean())), EPOCHS, BATCH, HELD, classes=2, bytes_a_weight=4)
     parts = multiplications(decoder, fit)
     if known:
         parts.pop("frozen layers, once")

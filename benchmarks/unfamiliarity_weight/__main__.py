@@ -39,11 +39,7 @@ WEIGHTS = (0.0, 0.1, 0.25, 0.5, 1.0)
 BEFORE, TAKEN = "0 0.25", "0.25 0.25"
 """a and w of `unfamiliarity` before this study, and now."""
 OTHERS = ("max_probability", "epistemic", "logit_variance")
-RUNS = (
-    ("minilm", TASKS, (128, 640)),
-    ("smollm2-135m", TASKS, (128,)),
-    ("minilm", JUDGED, (128,)),
-)
+RUNS = (("minilm", TASKS, (128, 640)), ("smollm2-135m", TASKS, (128,)), ("minilm", JUDGED, (128,)))
 SEEDS = (0, 1)
 KEY = ("backbone", "task", "size", "seed")
 _SCORED = 1000

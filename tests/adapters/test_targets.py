@@ -104,11 +104,7 @@ def test_the_first_number_is_the_layer(name, place):
 
 @pytest.mark.parametrize(
     ("names", "first"),
-    [
-        (["layers.4.q", "layers.2.v", "layers.3.q"], 2),
-        (["layers.4.q", "pooler.dense"], 0),
-        ([], 0),
-    ],
+    [(["layers.4.q", "layers.2.v", "layers.3.q"], 2), (["layers.4.q", "pooler.dense"], 0), ([], 0)],
 )
 def test_first_adapted_layer(names, first):
     assert first_adapted_layer(names) == first

@@ -101,9 +101,7 @@ UNCUT = {
 }
 
 # Padding changes the states of a text.
-UNPADDED = {
-    "convbert": ("ConvBert", {**SIZES, "embedding_size": 16}, "encoder.layer"),
-}
+UNPADDED = {"convbert": ("ConvBert", {**SIZES, "embedding_size": 16}, "encoder.layer")}
 
 
 def build(name, **changes):

@@ -8,11 +8,7 @@ import torch
 from tiny import toy_rows
 
 from bayeslora.backbones import embedded
-from bayeslora.backbones.embedded import (
-    EMBEDDED_MODELS,
-    embedded_directory,
-    installed_file,
-)
+from bayeslora.backbones.embedded import EMBEDDED_MODELS, embedded_directory, installed_file
 from bayeslora.backbones.encoder import Encoder
 from bayeslora.backbones.load import load_backbone
 from bayeslora.errors import InputError, MissingAssetError

@@ -105,8 +105,7 @@ def test_a_base_with_a_head_for_other_classes_gets_the_checkpoints(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("lost", "named"),
-    [("lora_B", "lora_B"), ("classifier.bias", "classifier.bias")],
+    ("lost", "named"), [("lora_B", "lora_B"), ("classifier.bias", "classifier.bias")]
 )
 def test_missing_tensors_are_named(tmp_path, lost, named):
     path, _ = saved_peft("bert", tmp_path)
@@ -127,12 +126,7 @@ def test_values_that_are_not_finite_are_named(tmp_path):
         loaded(str(path))
 
 
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"peft_type": "NO_SUCH"}, ("NO_SUCH",)),
-    ],
-)
+@pytest.mark.parametrize(("changes", "named"), [({"peft_type": "NO_SUCH"}, ("NO_SUCH",))])
 def test_other_kinds_of_checkpoints_are_refused(tmp_path, changes, named):
     path, _ = saved_peft("bert", tmp_path)
     settings = json.loads((path / "adapter_config.json").read_text())

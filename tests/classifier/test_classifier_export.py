@@ -7,10 +7,7 @@ import pytest
 import torch
 from refusal import refused
 from tiny import CLASSES, QUICK_VBLL, WHOLE_AND_RAW, toy_rows
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-)
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bayeslora.classifier import BayesianClassifier
 

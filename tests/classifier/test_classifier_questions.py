@@ -10,12 +10,7 @@ import pytest
 import torch
 from record_lm_eval import COUNT, FILE, SEED
 from refusal import refused
-from tiny import (
-    lettered_llama,
-    toy_next_items,
-    toy_questions,
-    toy_rows,
-)
+from tiny import lettered_llama, toy_next_items, toy_questions, toy_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import bayeslora as bl

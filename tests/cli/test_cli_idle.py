@@ -10,12 +10,7 @@ def files(tmp_path):
     return [fake(tmp_path / name) for name in ("p.csv", "q.csv")]
 
 
-@pytest.mark.parametrize(
-    ("words", "named"),
-    [
-        ("report P --out R --set device=cpu", "device"),
-    ],
-)
+@pytest.mark.parametrize(("words", "named"), [("report P --out R --set device=cpu", "device")])
 def test_an_option_without_what_it_is_about_is_refused(refused, files, tmp_path, words, named):
     places = {"P": files[0], "Q": files[1], "R": tmp_path / "r"}
     assert named in refused(*(places.get(word, word) for word in words.split()))

@@ -166,10 +166,7 @@ def test_columns_of_the_data_are_kept_in_the_predictions(run, refused, world, tm
     for k, row in enumerate(rows):
         row |= {"source": None if k == 1 else "ab"[k % 2], "n": k}
     data, out = write_rows(tmp_path / "d.jsonl", rows), tmp_path / "p.parquet"
-    for name, part in (
-        ("sauce", "no column 'sauce'"),
-        ("label", "'label': the name is reserved"),
-    ):
+    for name, part in (("sauce", "no column 'sauce'"), ("label", "'label': the name is reserved")):
         command = ["predict", world.model, data, "--keep", name, "--out", out]
         assert part in refused(*command)
     keep = ["--keep", "source", "--keep", "n", "--keep", "text"]

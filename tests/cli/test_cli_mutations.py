@@ -61,10 +61,7 @@ def files(rows):
     }
 
 
-GOOD = {
-    "fit": files(TEXTS),
-    "evaluate": files(PROBABILITIES) | {"samples.jsonl": lines(LOG)},
-}
+GOOD = {"fit": files(TEXTS), "evaluate": files(PROBABILITIES) | {"samples.jsonl": lines(LOG)}}
 TOKENS = [
     *(b"", b"NaN", b"null", b"true", b"[]", b"{}", b'"', b"\0", b"\xff", b"\r\n\r\n", b",", b"\t"),
     *(b"0", b"-", b'"label"', b'"text"', b"label", b"x", b" ", b":"),

@@ -107,12 +107,7 @@ def test_groups_classes_and_clusters(run, refused, tmp_path):
     file = with_columns(tmp_path / "a.parquet")
     content = json.loads(run("evaluate", file, *PARTS, "--json").out)
     loaded = Predictions.load(file, columns=("source", "twin"))
-    expected = evaluate(
-        loaded,
-        group_by="source",
-        by_class=True,
-        cluster_by="twin",
-    ).to_json()
+    expected = evaluate(loaded, group_by="source", by_class=True, cluster_by="twin").to_json()
     assert content == json.loads(json.dumps({**expected, "file": str(file)}))
     shown = " ".join(run("evaluate", file, *PARTS).out.split())
     for part in ("news", "web", "Recall", "ECE by chance", "p = ", "clusters of equal 'twin'"):

@@ -5,11 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bayeslora.conformal import (
-    classwise_thresholds,
-    marginal_threshold,
-    quantile_rank,
-)
+from bayeslora.conformal import classwise_thresholds, marginal_threshold, quantile_rank
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,7 @@ def without(method: str, copy: Path) -> None:
     if entry:
         listed.write_text(content.replace(entry[0], ""), encoding="utf-8")
         _edit(
-            copy / "docs" / "api" / "adapters.md",
-            rf"\.\. autoclass:: bayeslora\.{entry[1]}\n.*\n",
+            copy / "docs" / "api" / "adapters.md", rf"\.\. autoclass:: bayeslora\.{entry[1]}\n.*\n"
         )
     for page in [*copy.glob("*.md"), *(copy / "docs").rglob("*.md")]:
         _edit(page, rf"\[([^\]]*)\]\([^)]*\b{method}\.(?:md|py)[^)]*\)", r"\1")
@@ -79,12 +78,7 @@ def tried(method: str, arguments: list[str]) -> str:
             [sys.executable, *pytest],
         ):
             done = subprocess.run(
-                words,
-                cwd=copy,
-                env=environment,
-                capture_output=True,
-                text=True,
-                check=False,
+                words, cwd=copy, env=environment, capture_output=True, text=True, check=False
             )
             if done.returncode:
                 return f"failed: {' '.join(words)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"

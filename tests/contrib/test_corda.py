@@ -132,11 +132,7 @@ def test_peft_starts_at_the_same_product(monkeypatch, mode):
 
 
 @pytest.mark.parametrize(
-    ("options", "allowed"),
-    [
-        ({"mode": "kpm"}, "context"),
-        ({"context": ()}, "non-empty string"),
-    ],
+    ("options", "allowed"), [({"mode": "kpm"}, "context"), ({"context": ()}, "non-empty string")]
 )
 def test_its_options_are_checked(options, allowed):
     with pytest.raises(InputError, match=allowed):

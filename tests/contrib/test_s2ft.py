@@ -7,11 +7,7 @@ from tiny_hosts import OnBert, OnLlama, tiny_bert, tiny_llama, tokens
 from torch import nn
 from torch.nn import functional as F
 
-from bayeslora.adapters.inject import (
-    adapter_state,
-    inject,
-    load_adapter_state,
-)
+from bayeslora.adapters.inject import adapter_state, inject, load_adapter_state
 from bayeslora.adapters.low_rank import spectrum, summary
 from bayeslora.adapters.peft_bridge import export_peft
 from bayeslora.contrib.s2ft import S2FT, Columns, column_targets

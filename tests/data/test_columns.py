@@ -98,8 +98,7 @@ def test_columns_that_are_named_make_texts_of_questions():
 
 
 @pytest.mark.parametrize(
-    "value",
-    [float("nan"), float("inf"), 1.5, ["a"], {"a": 1}, decimal.Decimal(1)],
+    "value", [float("nan"), float("inf"), 1.5, ["a"], {"a": 1}, decimal.Decimal(1)]
 )
 def test_bad_labels(value):
     text = message(rows({"text": "x", "label": value}))

@@ -4,11 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bayeslora.data.corruptions import (
-    CORRUPTIONS,
-    SEVERITIES,
-    Corruption,
-)
+from bayeslora.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption
 from bayeslora.data.read import read
 from bayeslora.errors import InputError
 

@@ -112,10 +112,7 @@ def test_other_objects_are_refused(data):
 @pytest.mark.parametrize("kind", [FakeDataset, FakeFrame, FakeArrowTable])
 def test_further_columns_are_kept_as_texts(kind):
     data = kind({"text": ["a b", "c"], "label": ["x", "y"], "n": [1.5, float("nan")]})
-    assert read(data, keep=["n", "text"]).further == {
-        "n": ("1.5", None),
-        "text": ("a b", "c"),
-    }
+    assert read(data, keep=["n", "text"]).further == {"n": ("1.5", None), "text": ("a b", "c")}
     assert read(data).further == {}
 
 

@@ -47,11 +47,7 @@ def main():
         )
         estimate = num_label_issues(labels, probs, estimation_method="off_diagonal_calibrated")
         joint = compute_confident_joint(labels, probs)
-        answers[name] = {
-            "rows": rows.tolist(),
-            "estimate": int(estimate),
-            "joint": joint.tolist(),
-        }
+        answers[name] = {"rows": rows.tolist(), "estimate": int(estimate), "joint": joint.tolist()}
     GOLDEN.write_text(json.dumps(answers) + "\n", encoding="utf-8")
 
 

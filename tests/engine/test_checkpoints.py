@@ -3,10 +3,7 @@
 import torch
 from crashes import survivors
 
-from bayeslora.engine.training import (
-    read_checkpoint,
-    write_checkpoint,
-)
+from bayeslora.engine.training import read_checkpoint, write_checkpoint
 
 
 def checkpoint(step):

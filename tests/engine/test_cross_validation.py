@@ -231,14 +231,7 @@ def test_validation_rows_choose_the_scale_of_a_variational_layer(backbone, adapt
     assert np.array_equal(again.predict(TEST).probs, clf.predict(TEST).probs)
 
 
-@pytest.mark.parametrize(
-    ("cv", "code"),
-    [
-        (1, "input"),
-        (25, "input"),
-        ("five", "option"),
-    ],
-)
+@pytest.mark.parametrize(("cv", "code"), [(1, "input"), (25, "input"), ("five", "option")])
 def test_what_are_no_parts_is_refused(backbone, cv, code):
     with refused(code, "cv", cv):
         fitted(backbone, cv)
@@ -301,10 +294,7 @@ def first_fold(backbone):
 
 @pytest.mark.parametrize(
     ("options", "named"),
-    [
-        ({"cv": 0}, ("clash", "cv")),
-        ({"cv": 2, "posterior": "laplace"}, ("clash", "laplace")),
-    ],
+    [({"cv": 0}, ("clash", "cv")), ({"cv": 2, "posterior": "laplace"}, ("clash", "laplace"))],
 )
 def test_folds_that_cannot_be_kept_are_refused_before_anything_is_loaded(options, named):
     with refused(*named):

@@ -82,9 +82,7 @@ def test_the_ends_of_stages_survive_an_interruption(encoder, tmp_path):
 def scripted(monkeypatch, values):
     """Patch validation to report these NLLs, one per epoch, whatever the network does."""
     monkeypatch.setattr(
-        fit_module,
-        "validation_metrics",
-        lambda _: {"nll": next(values), "accuracy": 0.5},
+        fit_module, "validation_metrics", lambda _: {"nll": next(values), "accuracy": 0.5}
     )
 
 

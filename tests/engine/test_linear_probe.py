@@ -14,10 +14,7 @@ from bayeslora.classifier import BayesianClassifier
 from bayeslora.data.read import read
 from bayeslora.engine import cross_validation
 from bayeslora.engine.cross_validation import Fold
-from bayeslora.engine.starts import (
-    LinearProbe,
-    LinearProbes,
-)
+from bayeslora.engine.starts import LinearProbe, LinearProbes
 from bayeslora.engine.training_options import STAGES
 from bayeslora.posteriors.types import Features
 

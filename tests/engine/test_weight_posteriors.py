@@ -8,15 +8,7 @@ from refusal import refused
 from small_fits import calls_of_layers, equal_states, fresh, rows
 from test_fit import KilledError, die_after
 
-from bayeslora import (
-    IVON,
-    MLE,
-    SWAG,
-    TFB,
-    BLoB,
-    CLoRA,
-    MCDropout,
-)
+from bayeslora import IVON, MLE, SWAG, TFB, BLoB, CLoRA, MCDropout
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar import PoLAR
 from bayeslora.engine.build import build_network

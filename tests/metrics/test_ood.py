@@ -120,11 +120,7 @@ def test_extremes():
 
 @pytest.mark.parametrize(
     ("inside", "outside", "message"),
-    [
-        ([], [0.5], "in-distribution"),
-        ([0.5], [], "OOD"),
-        ([0.5], [float("nan")], "OOD"),
-    ],
+    [([], [0.5], "in-distribution"), ([0.5], [], "OOD"), ([0.5], [float("nan")], "OOD")],
 )
 def test_empty_sets_and_nan_are_refused(inside, outside, message):
     with refused("input", message):

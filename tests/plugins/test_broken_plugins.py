@@ -6,11 +6,7 @@ from refusal import refused
 
 from bayeslora import VBLL, options
 from bayeslora.cli import main
-from bayeslora.posteriors.registry import (
-    CATALOGUE,
-    POSTERIORS,
-    resolve_posterior,
-)
+from bayeslora.posteriors.registry import CATALOGUE, POSTERIORS, resolve_posterior
 
 GOOD = """
 from dataclasses import dataclass

@@ -202,8 +202,5 @@ def test_options_that_json_cannot_hold_are_caught(extra, tmp_path):
 def test_every_law_is_tried():
     laws = {name for name in dir(LastLayerLaws) if name.startswith("test_")}
     # The links, not the heads, decide the result of `num_samples=0`.
-    elsewhere = {
-        "test_no_samples_is_the_mean",
-        "test_the_options_can_be_listed_named_and_stored",
-    }
+    elsewhere = {"test_no_samples_is_the_mean", "test_the_options_can_be_listed_named_and_stored"}
     assert laws - elsewhere == set(MISTAKES)

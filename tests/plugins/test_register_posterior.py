@@ -13,12 +13,7 @@ import bayeslora as bl
 from bayeslora.options import as_mapping
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.point import PointHead
-from bayeslora.posteriors.registry import (
-    CATALOGUE,
-    POSTERIORS,
-    build_head,
-    resolve_posterior,
-)
+from bayeslora.posteriors.registry import CATALOGUE, POSTERIORS, build_head, resolve_posterior
 from bayeslora.testing.last_layer import LastLayerLaws
 
 

@@ -152,10 +152,7 @@ def test_labels_are_names_or_else_indices(tmp_path, classes, labels, expected):
     [
         ("", ()),
         ("prob_a,prob_b\n", ("empty",)),
-        (
-            "label,text\na,b\n",
-            ("prob_<class>", "'label', 'text'"),
-        ),
+        ("label,text\na,b\n", ("prob_<class>", "'label', 'text'")),
         ("prob_a,label\n1,b\n1,c\n", ("'prob_a'",)),
         ("prob_a,prob_b,logit_a\n1,0,3\n", ("prob_<class>", "'logit_'")),
         ("prob_a,prob_b,prob_a\n1,0,1\n", ("'prob_a'",)),
@@ -171,10 +168,7 @@ def test_labels_are_names_or_else_indices(tmp_path, classes, labels, expected):
         ("id,prob_a,prob_b\nx,1,0\n,1,0\n", ("row 3, column 'id'",)),
         # two quotation marks without their ends
         ('id,prob_a,prob_b\n"x,1,0\ny,1,0\nz",1,0\n', ("row 2, column 'id'", "x,1,0")),
-        (
-            "label,prob_a,prob_b\na,1,0\nq,1,0\n",
-            ("row 3", "'q'", "'a', 'b'"),
-        ),
+        ("label,prob_a,prob_b\na,1,0\nq,1,0\n", ("row 3", "'q'", "'a', 'b'")),
         ("label,prob_a,prob_b\n0,1,0\n2,1,0\n", ("row 3, column 'label'", "'2'", "1")),
         ("label,prob_a,prob_b\na,1,0\n1,1,0\n", ("row 3, column 'label'", "'1'")),
         ("total,prob_a,prob_b\n1,1,0\n,1,0\n", ("row 3: total", "nan")),

@@ -125,10 +125,7 @@ LINE = sample(0, *QUESTIONS[0])
     ("changes", "named"),
     [
         ({"filtered_resps": ["It barks."]}, ("row 2", "'It barks.'")),
-        (
-            {"filtered_resps": [["42"]], "arguments": [["q", {"until": []}]]},
-            ("log-likelihoods",),
-        ),
+        ({"filtered_resps": [["42"]], "arguments": [["q", {"until": []}]]}, ("log-likelihoods",)),
         ({"filtered_resps": [["-1.0", "False"]]}, ("row 2",)),
         ({"filtered_resps": []}, ("row 2",)),
         (

@@ -93,7 +93,7 @@ def test_new_scores_replace_the_old_ones_where_they_stand(card, scores, make):
 def test_results_of_others_stay(card, scores):
     entry = {"task": {"type": "text-classification"}, "dataset": {"type": "d", "name": "D"}}
     theirs = [
-        {"name": "my-model", "results": [{**entry, "metrics": [{"type": "f1", "value": 0.5}]}]},
+        {"name": "my-model", "results": [{**entry, "metrics": [{"type": "f1", "value": 0.5}]}]}
     ]
     card.write_text(f"---\n{yaml.safe_dump({KEY: theirs})}# a remark\nlicense: mit\n---\n{TEXT}")
     update_model_card(card, scores, dataset="D", dataset_type="d")

@@ -13,11 +13,7 @@ from bayeslora.reporting.score_tables import COLUMNS
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
 FEW = {"num_resamples": 20}
-ASKED = {
-    "group_by": "source<b>",
-    "by_class": True,
-    "cluster_by": "twin",
-}
+ASKED = {"group_by": "source<b>", "by_class": True, "cluster_by": "twin"}
 
 
 @pytest.fixture(scope="module")

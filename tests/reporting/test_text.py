@@ -9,14 +9,7 @@ from hypothesis import strategies as st
 
 from bayeslora.metrics.scores import Score, difference_digits
 from bayeslora.plain_text import clean, counted, display_columns, shorten
-from bayeslora.reporting.text import (
-    interval,
-    listed,
-    number,
-    percent,
-    share_interval,
-    shown,
-)
+from bayeslora.reporting.text import interval, listed, number, percent, share_interval, shown
 
 
 @pytest.mark.parametrize(

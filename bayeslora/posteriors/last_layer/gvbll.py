@@ -466,10 +466,7 @@ class GVBLLHead(AroundPoint):
         """Return shrinkage and inflation."""
         if self.gaussian is None:
             return {"fitted": "no"}
-        return {
-            "shrinkage": float(self.gaussian.shrinkage),
-            "inflation": float(self.inflation),
-        }
+        return {"shrinkage": float(self.gaussian.shrinkage), "inflation": float(self.inflation)}
 
     def _distances(self, gaussian: TiedGaussian, rows: Features) -> Distances:
         check_features(rows)

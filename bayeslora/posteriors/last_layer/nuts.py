@@ -58,11 +58,7 @@ from bayeslora.posteriors.last_layer.algebra import (
     maximise_mean,
 )
 from bayeslora.posteriors.point import AroundPoint
-from bayeslora.posteriors.types import (
-    Features,
-    check_features,
-    check_fit,
-)
+from bayeslora.posteriors.types import Features, check_features, check_fit
 from bayeslora.processes import restored_random_state
 
 

@@ -26,12 +26,7 @@ from bayeslora.adapters.low_rank import LowRank
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Draws, Positive
 from bayeslora.posteriors.base import FactorPosterior
-from bayeslora.posteriors.weights.draws import (
-    MovesToPrior,
-    gaussian_kl,
-    replaced,
-    standard_normal,
-)
+from bayeslora.posteriors.weights.draws import MovesToPrior, gaussian_kl, replaced, standard_normal
 
 
 @dataclass(frozen=True)

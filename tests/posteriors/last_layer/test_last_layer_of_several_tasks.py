@@ -48,13 +48,7 @@ def rows(seed=0):
 
 def polished(num_classes, features):
     """Return the optimum of the evidence lower bound to more digits than a head needs."""
-    return polish(
-        features,
-        num_classes,
-        prior_variance=1.5,
-        max_iterations=2000,
-        tolerance=1e-15,
-    )
+    return polish(features, num_classes, prior_variance=1.5, max_iterations=2000, tolerance=1e-15)
 
 
 def of_task(task, features):
@@ -105,14 +99,7 @@ def test_a_variational_one_has_the_optimum_of_one_for_each_task():
     assert whole.elbo[-1] == pytest.approx(elbo, rel=1e-10)
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        MAP(prior_scale=3.0),
-        VBLL(prior_scale=3.0),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("config", [MAP(prior_scale=3.0), VBLL(prior_scale=3.0)], ids=str)
 def test_its_objective_is_the_mean_of_theirs_by_rows(config):
     """The KL is counted once: KL / N = Σ_t (N_t / N) KL_t / N_t."""
     features = rows(1)

@@ -60,11 +60,7 @@ def test_a_short_step_on_the_kl_follows_its_gradient(make):
         torch.testing.assert_close((old - item) / 1e-8, gradient, rtol=1e-4, atol=1e-5)
 
 
-@given(
-    start=st.floats(-1.0, 1.0),
-    rate=st.floats(1e-7, 1e-3),
-    prior_std=st.floats(0.1, 2.0),
-)
+@given(start=st.floats(-1.0, 1.0), rate=st.floats(1e-7, 1e-3), prior_std=st.floats(0.1, 2.0))
 def test_steps_on_the_kl_settle_at_the_prior_from_anywhere(start, rate, prior_std):
     """This includes 0, where the derivative is infinite; the root never overshoots the prior's."""
     root = torch.tensor([start], dtype=torch.float64)

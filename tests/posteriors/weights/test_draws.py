@@ -55,8 +55,7 @@ def draws_of(model, among=None):
 
 
 @pytest.mark.parametrize(
-    ("kind", "live"),
-    [("attention", ("1",)), ("owned", ("2",)), ("residual", ("4",))],
+    ("kind", "live"), [("attention", ("1",)), ("owned", ("2",)), ("residual", ("4",))]
 )
 def test_each_kind_of_dropout_alone_gives_spread(kind, live):
     model = network(**{kind: 0.5})

@@ -29,10 +29,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from bayeslora.posteriors.last_layer.algebra import (
-    precision_factor,
-    precision_to_lower,
-)
+from bayeslora.posteriors.last_layer.algebra import precision_factor, precision_to_lower
 from bayeslora.processes import row_slices
 
 
