@@ -101,8 +101,8 @@ def _show(args: Options, calibration: Calibration, predictions: Predictions) -> 
         "file": args.save,
         "rows": len(rows),
         "accepted": int(accepted.sum()),
+        "errors": int(wrong[accepted].sum()),
     }
-    content["errors"] = int(wrong[accepted].sum())
     if rule.costs is not None:
         costs = expected_costs(rows, rule.costs).min(1)
         content["expected_cost"] = float(costs.clip(max=rule.person).mean())
@@ -118,7 +118,7 @@ def _show(args: Options, calibration: Calibration, predictions: Predictions) -> 
         head = ("automated", "from probability", "wrong", f"at most, {100 * rule.confidence:g} %")
         shares = [
             (
-                f"{100 * point.accepted / len(rows):.0f} %",
+                f"{100 * point.share:.0f} %",
                 f"{point.threshold:.4f}",
                 f"{100 * point.errors / point.accepted:.2f} %",
                 f"{100 * point.bound:.2f} %",

@@ -284,47 +284,25 @@ def _lowest(
     return threshold, end + 1, int(lost[end])
 
 
-@dataclass(frozen=True)
-class Point:
-    """What automating the most confident rows would mean.
-
-    Attributes:
-        threshold: Their lowest confidence.
-        accepted: Number of rows at or above it.
-        errors: Number of wrong answers among these.
-        bound: One-sided upper bound of Clopper and Pearson on their share, for this point alone.
-    """
-
-    threshold: float
-    accepted: int
-    errors: int
-    bound: float
-
-
-CURVE = tuple(share / 10 for share in range(1, 11))
-
-
 def curve(
-    scores: Array,
-    losses: NDArray[np.bool_],
-    confidence: float = 0.95,
-    shares: Sequence[float] = CURVE,
-) -> tuple[Point, ...]:
-    """Return errors and their bound at some shares of automated rows.
+    scores: Array, losses: NDArray[np.bool_], confidence: float = 0.95
+) -> tuple[Promise, ...]:
+    """Return errors among 10, 20, … 100 % of the rows, each with a bound for this share alone.
+
+    Rows of equal confidence stay together.
 
     Args:
         scores: [N] confidences.
         losses: [N] whether the answer is wrong.
         confidence: Probability that a bound holds.
-        shares: Shares of the rows; rows of equal confidence stay together.
     """
-    points = []
-    falling = np.sort(scores)[::-1]
-    for share in shares:
-        threshold = float(falling[max(1, round(share * len(falling))) - 1])
+    points, falling = [], np.sort(scores)[::-1]
+    for tenths in range(1, 11):
+        threshold = float(falling[max(1, round(tenths / 10 * len(falling))) - 1])
         accepted = scores >= threshold
         count, errors = int(accepted.sum()), int(losses[accepted].sum())
-        points.append(Point(threshold, count, errors, upper_bound(errors, count, confidence)))
+        bound = upper_bound(errors, count, confidence)
+        points.append(Promise(threshold, len(falling), count, errors, bound))
     return tuple(dict.fromkeys(points))
 
 
