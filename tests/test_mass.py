@@ -23,7 +23,7 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 29270,
+    "code lines": 29289,
     "modules": 201,
     "per cent of code that imports": 11,
     "parameters of a public function": 12,
@@ -34,7 +34,7 @@ LIMITS = {
     "functions that a row passes before the tokenizer": 19,
     "dependencies that nothing imports": 0,
     "words of the docs": 29777,
-    "code lines of the tests": 26562,
+    "code lines of the tests": 26588,
     "code lines of the benchmarks": 2929,
 }
 ROOMS = {
@@ -43,9 +43,9 @@ ROOMS = {
     "backbones": 2143,
     "cli": 2093,
     "contrib": 1777,
-    "data": 1670,
+    "data": 1685,
     "decisions": 839,
-    "engine": 4041,
+    "engine": 4045,
     "experiments": 1091,
     "metrics": 2296,
     "posteriors": 4177,

@@ -173,6 +173,21 @@ def data_hash(pieces: Examples | Iterable[Examples]) -> str:
     return digest.hexdigest()[:32]
 
 
+def fitted_hashes(train: Examples, held_out: Examples | None) -> dict[str, str | None]:
+    """Return what a model's record says of its data: a hash of each split, and of each input."""
+    return {
+        "train": data_hash(train),
+        "validation": None if held_out is None else data_hash(held_out),
+        "inputs": " ".join(sorted(set(input_hashes(train)))),
+    }
+
+
+def input_hashes(examples: Examples) -> list[str]:
+    """Return a hash of the input of each example, 12 hexadecimal digits."""
+    keys = (json.dumps(key, ensure_ascii=False).encode() for key in _inputs(examples))
+    return [hashlib.sha256(key).hexdigest()[:12] for key in keys]
+
+
 def dropped_by_split(**splits: Examples | None) -> dict[str, dict[str, int]]:
     """Return `Examples.dropped` of each split with dropped rows, by name."""
     return {name: dict(rows.dropped) for name, rows in splits.items() if rows and rows.dropped}

@@ -149,6 +149,25 @@ def grouped_folds(groups: Sequence[str], folds: int, seed: int) -> Ints:
     return np.asarray(_group_ranks(groups, seed) % folds)
 
 
+def folds_of(examples: Examples, labels: Ints, folds: int, seed: int) -> Ints:
+    """Return the fold of each example, stratified by class; equal inputs, or a group, share one.
+
+    Args:
+        examples: N examples.
+        labels: [N] class indices.
+        folds: Number of folds K, from 2 to N.
+        seed: Seed for the assignment.
+
+    Returns:
+        [N] int64 from 0 to K − 1.
+    """
+    if examples.groups is not None:
+        return grouped_folds(examples.groups, folds, seed)
+    number = examples.input_numbers
+    first = np.unique(number, return_index=True)[1]
+    return stratified_folds(labels[first], folds, seed)[number]
+
+
 def _group_ranks(groups: Sequence[str], seed: int) -> Ints:
     """Return the rank of each row's group in a random order of the groups, [N]."""
     number = np.unique(np.asarray(groups), return_inverse=True)[1]

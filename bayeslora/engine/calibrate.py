@@ -25,6 +25,7 @@ from bayeslora.data.examples import (
     data_hash,
     dropped_by_split,
     encode_labels,
+    fitted_hashes,
 )
 from bayeslora.data.splits import split_examples, stratified_folds
 from bayeslora.engine.build import check_combination, check_last_layer, last_layer, rows_to_fit
@@ -359,11 +360,7 @@ def refitted_record(
         record,
         columns=columns.recorded(),
         num_train=len(train),
-        data={
-            "before": fit_options(record),
-            "train": data_hash(train),
-            "validation": None if validation is None else data_hash(validation),
-        },
+        data={"before": fit_options(record), **fitted_hashes(train, validation)},
         dropped=dropped_by_split(train=train, validation=validation),
         head=network.head.extra_config(),
         feature_scores=network.feature_scores.extra_config(),

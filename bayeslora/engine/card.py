@@ -181,7 +181,7 @@ def fit_options(record: ModelRecord) -> str:
     rows = {
         name: value if name == "before" else value is not None
         for name, value in record.data.items()
-        if name != "whole"
+        if name not in ("whole", "inputs")
     }
     parts = [
         backbone if "fingerprint" in backbone else record.backbone,

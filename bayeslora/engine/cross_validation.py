@@ -19,7 +19,7 @@ from bayeslora.adapters.low_rank import summary
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.load import Backbone
 from bayeslora.data.examples import Examples, encode_labels
-from bayeslora.data.splits import grouped_folds, split_examples, stratified_folds
+from bayeslora.data.splits import folds_of, split_examples
 from bayeslora.engine.build import build_network, rows_to_fit
 from bayeslora.engine.data import LabelledExamples, TrainingData
 from bayeslora.engine.final_fit import fit_frozen, fit_posterior, scale_logits
@@ -541,15 +541,15 @@ def averaged(
 
 
 def held_out_parts(
-    labels: NDArray[np.int64], cv: int | str, seed: int, groups: Sequence[str] | None = None
+    examples: Examples, labels: NDArray[np.int64], cv: int | str, seed: int
 ) -> list[NDArray[np.int64]]:
-    """Return the row numbers of each held-out part; a class's only row is never held out.
+    """Return the row numbers of each held-out part; a class's only input is never held out.
 
     Args:
+        examples: N examples; those of a group, or of equal inputs, are held out together.
         labels: [N] class indices.
         cv: Number of parts; `auto` for as many of five parts as contain 128 rows.
         seed: Seed of the division.
-        groups: [N] names of groups of rows to hold out together, or None.
 
     Raises:
         InputError: There are fewer rows or groups than parts.
@@ -565,12 +565,12 @@ def held_out_parts(
         raise InputError(f"cv must be at most {rows}, the number of training rows, got {count}")
     if count < 2:
         return []
-    if groups is None:
-        fold = stratified_folds(labels, count, seed)
-    else:
-        fold = grouped_folds(groups, count, seed)
-    single = np.bincount(labels)[labels] == 1
-    parts = [np.flatnonzero((fold == part) & ~single) for part in range(min(used, count))]
+    strata = examples.strata(labels)
+    fold = folds_of(examples, strata, count, seed)
+    parts = []
+    for own in (fold == part for part in range(min(used, count))):
+        others = np.bincount(strata[~own], minlength=strata.max() + 1)
+        parts.append(np.flatnonzero(own & (others[strata] > 0)))
     return [part for part in parts if len(part)]
 
 
@@ -579,8 +579,7 @@ def divided(examples: Examples, labels: Tensor, settings: TrainingSettings) -> l
 
     A row whose text also occurs outside of the held-out rows is fitted to.
     """
-    strata = examples.strata(labels.numpy())
-    parts = held_out_parts(strata, settings.cv, settings.seed, examples.groups)
+    parts = held_out_parts(examples, labels.numpy(), settings.cv, settings.seed)
     text = examples.input_numbers
     unseen = [part[~np.isin(text[part], np.delete(text, part))] for part in parts]
     unseen = [part for part in unseen if len(part)]

@@ -377,9 +377,8 @@ class TrainingData:
         return None if self.validation is None else self.validation[0]
 
     def hashes(self) -> dict[str, str | None]:
-        """Return a hash of each split."""
-        validation = None if self.held_out is None else examples.data_hash(self.held_out)
-        return {"train": examples.data_hash(self.rows), "validation": validation}
+        """Return hashes of the rows; see `fitted_hashes`."""
+        return examples.fitted_hashes(self.rows, self.held_out)
 
 
 def _with_images(columns: DataColumns, rows: Examples) -> DataColumns:

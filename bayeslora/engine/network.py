@@ -310,8 +310,7 @@ def say_fitted_to(record: ModelRecord, data: str, source: str) -> None:
         source: Name of the rows.
     """
     rows = record.results.get("calibration", {}).get("fitted_to", "train")
-    later = (value for name, value in record.data.items() if name.startswith("update-"))
-    if rows != "nothing" and data in {record.data.get(rows), record.data.get("whole"), *later}:
+    if rows != "nothing" and data in {record.data.get(name) for name in (rows, "whole", "update")}:
         logger.warning(
             "%s contains rows that the model was fitted to, so scores on them are optimistic; "
             "use rows that it has not seen",

@@ -192,8 +192,7 @@ def check_fit(plan: Plan, data: TrainingData) -> None:
     if current().size > 1:
         _check_shared(plan.adapter, posterior)
     # Refuses fewer rows or groups than parts.
-    strata = data.rows.strata(data.train[1].numpy())
-    held_out_parts(strata, plan.training.cv, plan.training.seed, data.rows.groups)
+    held_out_parts(data.rows, data.train[1].numpy(), plan.training.cv, plan.training.seed)
     check_feature_scores(plan.feature_scores, posterior)
     learns = plan.adapter.trains_with_head or not plan.adapter.trains
     check_soft(data.rows, posterior, f"adapter {plan.adapter.name!r}", learns=learns)

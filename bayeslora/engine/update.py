@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayeslora.data.examples import data_hash
-from bayeslora.data.splits import stratified_folds
+from bayeslora.data.examples import data_hash, input_hashes
+from bayeslora.data.splits import folds_of
 from bayeslora.engine.calibrate import known
 from bayeslora.engine.card import method_name
 from bayeslora.engine.cross_validation import held_out_predictions
@@ -36,6 +36,7 @@ from bayeslora.links import best_scale
 from bayeslora.logits import AnyLogits
 from bayeslora.metrics.rowwise import row_scores
 from bayeslora.posteriors.types import Features, LastLayer
+from bayeslora.predictions.files import HELD_OUT_ROWS
 from bayeslora.predictions.record import Predictions
 
 logger = logging.getLogger(__name__)
@@ -96,13 +97,18 @@ def update(network: Network, more: Any, *, names: Mapping[str, Any]) -> Network:
             code="no-update",
         )
     examples = read_labelled(more, columns_of(record).renamed(**columns_in(names)), record)
-    if len(examples) < FEWEST_ROWS:
-        raise InputError(f"{examples.source}: {len(examples)} rows; update needs {FEWEST_ROWS}")
-    digest = data_hash(examples)
-    if digest in record.data.values():
-        raise InputError(f"{examples.source}: the model was fitted to these rows; pass new ones")
+    new, old = input_hashes(examples), set((record.data.get("inputs") or "").split())
+    if len({*new}) < FEWEST_ROWS:
+        raise InputError(
+            f"{examples.source}: {len({*new})} different rows; update needs {FEWEST_ROWS}"
+        )
+    if known_rows := sum(row in old for row in new):
+        raise InputError(
+            f"{examples.source}: the model was fitted to {known_rows} of these {len(new)} rows; "
+            "pass new ones"
+        )
     labels = encode_for(record, examples)
-    fold = stratified_folds(labels, _FOLDS, record.seed)
+    fold = folds_of(examples, labels, _FOLDS, record.seed)
     *_, rows = known(network, examples)
     rows = rows.double()
     parts = torch.from_numpy(fold).to(rows.values.device)
@@ -110,11 +116,12 @@ def update(network: Network, more: Any, *, names: Mapping[str, Any]) -> Network:
     tried = [CrossFitted.of(head, rows, parts, strength, drawing) for strength in STRENGTHS]
     unchanged = replace(tried[-1], factor=1.0, nll=tried[-1].unscaled)
     best = min(unchanged, *tried, key=lambda each: each.nll)
-    new = Network(network.encoder, network.sites, _updated(head, rows, best.strength))
-    new.weights, new.feature_scores = network.weights, copy.deepcopy(network.feature_scores)
-    new.to(network.feature_scale.device)
-    new.feature_scale.copy_(network.feature_scale)
-    scale_logits(new, best.factor)
+    updated = Network(network.encoder, network.sites, _updated(head, rows, best.strength))
+    updated.weights = network.weights
+    updated.feature_scores = copy.deepcopy(network.feature_scores)
+    updated.to(network.feature_scale.device)
+    updated.feature_scale.copy_(network.feature_scale)
+    scale_logits(updated, best.factor)
     unseen = held_out_predictions(
         best.answers,
         [np.flatnonzero(fold == part) for part in range(_FOLDS)],
@@ -135,14 +142,18 @@ def update(network: Network, more: Any, *, names: Mapping[str, Any]) -> Network:
     changed = replace(
         record,
         num_train=record.num_train + len(examples),
-        data={**record.data, f"update-{len(record.data)}": digest},
+        data={
+            **record.data,
+            "inputs": " ".join(sorted(old.union(new))),
+            "update": data_hash(examples),
+        },
         results={**record.results, "update": result},
     )
-    new.finished(changed, progress=network.progress)
-    new.held_out = unseen.replace(
-        name=method_name(changed), metadata={**unseen.metadata, **model_notes(new)}
-    )
-    return new
+    updated.finished(changed, progress=network.progress)
+    notes = {**unseen.metadata, **model_notes(updated)}
+    notes[HELD_OUT_ROWS] = f"{len(examples)} of {changed.num_train}"
+    updated.held_out = unseen.replace(name=method_name(changed), metadata=notes)
+    return updated
 
 
 def _updated(head: LastLayer, rows: Features, strength: float) -> LastLayer:

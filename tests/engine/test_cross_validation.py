@@ -10,6 +10,7 @@ from scipy.special import log_softmax, softmax
 from tiny import QUICK_VBLL, toy_rows
 
 from bayeslora.classifier import BayesianClassifier
+from bayeslora.data.examples import Examples
 from bayeslora.engine import cross_validation as members
 from bayeslora.engine.cross_validation import held_out_parts
 from bayeslora.engine.loop import Loop
@@ -17,6 +18,11 @@ from bayeslora.links import best_scale, link_probabilities
 from bayeslora.logits import GaussianLogits
 
 ROWS, TEST = toy_rows(24), toy_rows(15, seed=8)
+
+
+def texts(names):
+    names = tuple(map(str, names))
+    return Examples(names, names, None, names, tuple(range(len(names))), "rows")
 
 
 @given(
@@ -28,9 +34,9 @@ def test_parts_are_apart_and_leave_every_class_a_row(classes, cv, seed):
     labels = np.unique(classes, return_inverse=True)[1]
     if cv != "auto" and cv > len(labels):
         with refused("input", "cv", len(labels)):
-            held_out_parts(labels, cv, seed)
+            held_out_parts(texts(range(len(labels))), labels, cv, seed)
         return
-    parts = held_out_parts(labels, cv, seed)
+    parts = held_out_parts(texts(range(len(labels))), labels, cv, seed)
     held_out = np.concatenate([*parts, []]).astype(int)
     assert len(set(held_out)) == len(held_out)
     for part in parts:
@@ -42,10 +48,28 @@ def test_parts_are_apart_and_leave_every_class_a_row(classes, cv, seed):
 
 @pytest.mark.parametrize(("rows", "parts"), [(40, 5), (128, 5), (160, 4), (320, 2), (640, 1)])
 def test_by_default_as_many_parts_as_bring_128_rows(rows, parts):
-    held_out = held_out_parts(np.arange(rows) % 4, "auto", 0)
+    held_out = held_out_parts(texts(range(rows)), np.arange(rows) % 4, "auto", 0)
     assert len(held_out) == parts
     assert sum(map(len, held_out)) >= min(rows, 128)
-    assert held_out_parts(np.arange(rows) % 4, 0, 0) == []
+    assert held_out_parts(texts(range(rows)), np.arange(rows) % 4, 0, 0) == []
+
+
+@given(st.lists(st.integers(0, 9), min_size=5), st.integers(0, 9))
+def test_equal_texts_are_held_out_together(numbers, seed):
+    names = np.array(numbers)
+    labels = np.unique(names % 3, return_inverse=True)[1]
+    for part in held_out_parts(texts(names), labels, 5, seed):
+        others = np.setdiff1d(np.arange(len(labels)), part)
+        assert set(labels[others]) == set(labels)
+        assert not {*names[part]} & {*names[others]}
+
+
+def test_rows_that_are_there_twice_are_held_out_as_without_it():
+    labels = np.arange(40) % 4
+    once = held_out_parts(texts(range(40)), labels, 5, 0)
+    twice = held_out_parts(texts([*range(40)] * 2), np.tile(labels, 2), 5, 0)
+    for part, both in zip(once, twice, strict=True):
+        assert both.tolist() == [*part, *(part + 40)]
 
 
 def drawn(scale, rows, classes=3, seed=0):
@@ -107,7 +131,7 @@ def fitted(backbone, cv, adapter="lora:r=2", posterior="mle", **options):
     return clf.fit(ROWS, cv=cv, **length, **options)
 
 
-def test_a_text_that_is_fitted_to_as_well_is_not_held_out(backbone):
+def test_texts_that_are_there_twice_are_held_out(backbone):
     def num_rows(rows):
         clf = BayesianClassifier(backbone, "none", QUICK_VBLL, dtype="float32", progress=False)
         return clf.fit(rows, cv=2).record.results["logit_scale"]["num_rows"]
@@ -117,8 +141,7 @@ def test_a_text_that_is_fitted_to_as_well_is_not_held_out(backbone):
         for number, row in enumerate(ROWS)
     ]
     assert num_rows(rows) == len(rows)
-    # Two equal texts may both fall into the same part.
-    assert len(rows) - 20 <= num_rows([*rows, *rows[:20]]) < len(rows) + 20
+    assert num_rows([*rows, *rows[:20]]) == len(rows) + 20
 
 
 @pytest.mark.parametrize("posterior", ["mle", f"{QUICK_VBLL},link=probit", "laplace:link=probit"])
@@ -286,7 +309,9 @@ def test_each_kept_fold_has_the_factor_and_none_has_all_rows(backbone, monkeypat
 def first_fold(backbone):
     labels = sorted({row["label"] for row in ROWS})
     codes = np.array([labels.index(row["label"]) for row in ROWS])
-    rest = np.setdiff1d(np.arange(len(ROWS)), held_out_parts(codes, 3, 0)[0])
+    rest = np.setdiff1d(
+        np.arange(len(ROWS)), held_out_parts(texts(range(len(ROWS))), codes, 3, 0)[0]
+    )
     clf = BayesianClassifier(backbone, "lora:r=2", "mle", dtype="float32", progress=False)
     clf.fit([ROWS[row] for row in rest], epochs=3, batch_size=8)
     return clf.network.members[0]

@@ -47,14 +47,22 @@ def test_rows_that_contradict_the_model_win(backbone, tmp_path):
     again = BayesianClassifier.from_pretrained(tmp_path / "m", backbone=backbone, progress=False)
     np.testing.assert_array_equal(again.predict(test).probs, clf.predict(test).probs)
     assert again.record == clf.record
-    with refused("input", "fitted to these rows"):
-        again.update(rows(120, 100, flip=True))
+    with refused("input", "fitted to", 10, 40):
+        again.update(rows(40, 210, flip=True))
+
+
+def test_texts_that_are_there_twice_are_held_out_together(backbone):
+    clf = fitted(backbone)
+    clf.update(2 * rows(60, 100, flip=True))
+    assert clf.record.results["update"]["strength"] is not None
+    np.testing.assert_allclose(*np.split(clf.held_out.probs, 2), rtol=1e-6)
 
 
 def test_labels_by_chance_leave_the_model_nearly_as_it_is(backbone):
     clf = fitted(backbone)
     chance = np.random.default_rng(0).permutation([row["label"] for row in rows(60)]).tolist()
-    clf.update([row | {"label": label} for row, label in zip(rows(60, 100), chance, strict=True)])
+    new = [row | {"label": label} for row, label in zip(rows(60, 100), chance, strict=True)]
+    clf.update(new)
     result = clf.record.results["update"]
     assert result["nll"] <= result["nll_before"]
     assert result["nll"] == pytest.approx(np.log(2), abs=0.05)
@@ -83,11 +91,11 @@ def test_other_posteriors_refuse(backbone, adapter, posterior, code):
 def test_wrong_rows_are_refused(backbone):
     clf = fitted(backbone)
     with refused("input", "19", "20"):
-        clf.update(rows(19, 100))
+        clf.update([*rows(19, 100), *rows(19, 100)])
     with refused("unknown", "c"):
         clf.update([row | {"label": "c"} for row in rows(60, 100)])
-    with refused("input", "fitted to these rows"):
-        clf.update(rows(24))
+    with refused("input", "fitted to", 24):
+        clf.update(rows(24)[::-1])
 
 
 def test_held_out_rows_are_the_new_ones(backbone, tmp_path):
