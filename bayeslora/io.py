@@ -303,11 +303,15 @@ def read_json(path: str | Path) -> Any:
         InputError: As `read_text`, or it is not JSON.
     """
     try:
-        return json.loads(read_text(path))
+        return json.loads(read_text(path), parse_constant=_refused_constant)
     except InputError:
         raise
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as JSON: {error}", code="damaged") from None
+
+
+def _refused_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def write_json(path: str | Path, content: Any) -> None:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 LARGEST_SEED = 2**32 - 1
 
@@ -131,6 +132,23 @@ def checked(name: str, value: object, hint: Any) -> Any:
         InputError: It is not allowed.
     """
     return _accepted(_check(name, hint), {name: value})[name]
+
+
+def read_fields(cls: type[T], content: object) -> T:
+    """Return an instance of a dataclass from the plain values of a file, checked by its types.
+
+    Raises:
+        InputError: A value is missing, unknown, or not allowed.
+    """
+    from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+
+    finite = with_config(ConfigDict(allow_inf_nan=False, extra="forbid"))
+    try:
+        return TypeAdapter(finite(cls)).validate_python(content)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        place = ".".join(map(str, problem["loc"])) or cls.__name__
+        raise InputError(f"{place}: {problem['msg']}", code="damaged") from None
 
 
 @cache

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bayeslora.decisions.artefact import Calibration
     from bayeslora.predictions.record import Predictions
 
-_OF_A_RULE = ("risk", "confidence", "by", "per_class", "costs", "calibration", "save")
+_OF_A_RULE = ("risk", "confidence", "by", "per_class", "cluster_by", "costs", "calibration", "save")
 
 
 class Options(arguments.PredictionsFiles, arguments.Overwriting):
@@ -39,6 +39,7 @@ class Options(arguments.PredictionsFiles, arguments.Overwriting):
     """column whose values get a threshold each"""
     per_class: bool = option()
     """a threshold for each predicted class"""
+    cluster_by: str | None = option("COLUMN", "bayeslora.decisions.artefact:decide")
     costs: str | None = option("FILE")
     """YAML file with the cost of answers and of asking a person, instead of --risk"""
     calibration: str | None = option("FILE")
@@ -59,7 +60,7 @@ def run(args: Options) -> int | None:
         refuse(args, (*_OF_A_RULE, "then", "prices"), "has no effect with gate")
         return _gate(args)
     if args.then is not None:
-        refuse(args, ("by", "per_class", "costs", "calibration", "save"), "has no effect with then")
+        refuse(args, _OF_A_RULE[2:], "has no effect with then")
         _cascade(args, args.then)
         return None
     refuse(args, ("prices",), "has no effect without then")
@@ -72,11 +73,12 @@ def run(args: Options) -> int | None:
 
 def _decide(args: Options) -> None:
     from bayeslora.decisions.artefact import decide, load_calibration
+    from bayeslora.held_out import further_columns
     from bayeslora.predictions.collection import as_predictions
 
-    columns = [] if args.by is None else [args.by]
-    predictions = as_predictions(args.file, columns, predictions_reading(args))
-    options = given(args, "risk", "confidence", "by", "per_class")
+    reading = predictions_reading(args)
+    predictions = as_predictions(args.file, further_columns(args.file, reading), reading)
+    options = given(args, "risk", "confidence", "by", "per_class", "cluster_by")
     if args.costs is not None:
         options["costs"] = read_yaml(args.costs)
     if args.calibration is not None:
@@ -89,12 +91,12 @@ def _decide(args: Options) -> None:
 
 def _show(args: Options, calibration: Calibration, predictions: Predictions) -> None:
     """Print the promises and the curve, or the expected costs."""
-    from bayeslora.decisions.threshold import Rule, curve, expected_costs, sentence
+    from bayeslora.decisions.threshold import Rule, curve, expected_costs, independent, sentence
     from bayeslora.plain_text import counted
 
     rule = calibration.rule or Rule()
     settled = calibration.calibrated(predictions)
-    rows = settled.take(settled.labelled)
+    rows = independent(settled.take(settled.labelled), rule.by, rule.cluster_by)
     accepted, answers = rule.accepts(rows), rule.answers(rows)
     wrong = answers != rows.labels
     content: dict[str, Any] = {
@@ -152,8 +154,7 @@ def _gate(args: Options) -> int | None:
     rule = calibration.rule
     if rule is None:
         raise InputError(f"{args.gate} has no decision; `bayeslora decide --save` writes it")
-    columns = [rule.column] if rule.column else []
-    predictions = as_predictions(args.file, columns, predictions_reading(args))
+    predictions = as_predictions(args.file, rule.columns, predictions_reading(args))
     try:
         calibration.check(predictions)
     except InputError as error:
@@ -189,7 +190,7 @@ def _cascade(args: Options, then: str) -> None:
     if args.risk is None or args.prices is None:
         raise InputError("then needs risk and prices", options=("then", "risk", "prices"))
     values: list[Any] = [arguments.number(text) for text in args.prices.split(",")]
-    if len(values) != 2 or not all(isinstance(x, int | float) and 0 <= x < 1e9 for x in values):
+    if len(values) != 2:
         raise InputError(
             f"prices must be two numbers, A,B, got {args.prices!r}", options=("prices",)
         )
@@ -209,7 +210,7 @@ def _cascade(args: Options, then: str) -> None:
     print_columns(rows)
     share = f"at most {args.risk:.3g} of all rows are wrong that the second alone would get right"
     show_last(
-        f"no threshold promises that {share}"
+        f"no threshold promises that {share}; ask the second alone"
         if result.threshold is None
         else f"take the first's answers from {result.threshold:.4f} on: {share}"
     )

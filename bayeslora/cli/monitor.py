@@ -55,7 +55,8 @@ def run(args: Options) -> int | None:
             )
     else:
         state = State.start(calibration, **given(args, "confidence"))
-    predictions = as_predictions(args.batch, reading=predictions_reading(args))
+    columns = calibration.rule.columns if calibration.rule else []
+    predictions = as_predictions(args.batch, columns, predictions_reading(args))
     state = monitor(calibration, predictions.replace(name=Path(args.batch).name), state)
     if args.html is not None:
         with atomic_file(args.html) as temporary:

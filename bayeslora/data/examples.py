@@ -178,7 +178,9 @@ def fitted_hashes(train: Examples, held_out: Examples | None) -> dict[str, str |
     return {
         "train": data_hash(train),
         "validation": None if held_out is None else data_hash(held_out),
-        "inputs": " ".join(sorted(set(input_hashes(train)))),
+        "inputs": " ".join(
+            sorted({x for rows in (train, held_out) if rows for x in input_hashes(rows)})
+        ),
     }
 
 

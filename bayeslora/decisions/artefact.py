@@ -13,14 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self, cast, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora import conformal, options
 from bayeslora._version import __version__
-from bayeslora.decisions.threshold import BY_PREDICTION, Rule, cost_rule, fit_rule
+from bayeslora.decisions.threshold import BY_PREDICTION, Rule, cost_rule, fit_rule, independent
 from bayeslora.errors import InputError, located
 from bayeslora.held_out import (
     MOST_DISTINCT,
@@ -32,7 +32,9 @@ from bayeslora.held_out import (
     row_names,
 )
 from bayeslora.io import read_json, write_json
+from bayeslora.option_checks import checked, read_fields
 from bayeslora.plain_text import counted
+from bayeslora.predictions.answers import TYPE_COLUMN
 from bayeslora.predictions.collection import PredictionsLike, as_predictions
 from bayeslora.predictions.files import AS_WRITTEN, PredictionsReading
 from bayeslora.predictions.record import Predictions
@@ -84,6 +86,15 @@ class Reference:
                 for name, limit in limits.items()
             },
         )
+
+    @classmethod
+    def read(cls, content: object, num_classes: int) -> Self:
+        """Return a reference from the values of a file."""
+        made = read_fields(cls, content)
+        sizes = len(made.edges), len(made.confidence), len(made.predicted)
+        if sizes != (_NUM_BINS - 1, _NUM_BINS, num_classes):
+            raise InputError(f"reference: {sizes} values do not fit", code="damaged")
+        return made
 
 
 def binned(predictions: Predictions, edges: Sequence[float]) -> NDArray[np.int64]:
@@ -143,7 +154,7 @@ class Calibration:
         return replace(
             described,
             rows=self.rows | _hashes(rows, named=self.named),
-            reference=Reference.of(described.calibrated(rows)),
+            reference=Reference.of(described.independent(described.calibrated(rows))),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
@@ -152,6 +163,10 @@ class Calibration:
         for step in self._undecided:
             predictions = step.apply(predictions)
         return predictions
+
+    def independent(self, predictions: Predictions) -> Predictions:
+        """Return a row of each cluster, if the decision knows clusters; else all rows."""
+        return independent(predictions, "", self.rule.cluster_by if self.rule else "")
 
     def apply(
         self,
@@ -187,9 +202,8 @@ class Calibration:
         if not force and None not in (model, self.model) and model != self.model:
             raise InputError(
                 f"the predictions are of model {str(model)[:12]}, the calibration of "
-                f"{str(self.model)[:12]}; force applies it regardless",
+                f"{str(self.model)[:12]}; `apply --force` applies it regardless",
                 code="another-model",
-                options=("force",),
             )
         before = STEPS.join(recalibrations(predictions))
         if predictions.metadata and before != self.before:
@@ -239,6 +253,7 @@ def decide(
     confidence: float | None = None,
     by: str | None = None,
     per_class: bool | None = None,
+    cluster_by: str | None = None,
     costs: Any = None,
     calibration: Calibration | None = None,
     reading: PredictionsReading = AS_WRITTEN,
@@ -252,6 +267,8 @@ def decide(
         confidence: Probability over held-out rows that the promise holds (default: .95).
         by: Column whose values get a threshold each.
         per_class: Whether each predicted class gets a threshold.
+        cluster_by: Column whose equal values mark related rows, of which one counts; for answers of
+            decision models, `state`.
         costs: Costs of answers and of asking a person, instead of `risk`; see `cost_rule`.
         calibration: Steps before the decision, such as a recalibrator.
         reading: Options for reading files that were not written by this package.
@@ -259,26 +276,29 @@ def decide(
     Raises:
         InputError: A value is not allowed, no row has a label, or rows fitted the calibration.
     """
-    columns = [by] if by else []
-    held_out = as_predictions(predictions, columns, reading)
+    held_out = as_predictions(predictions, further_columns(predictions, reading), reading)
     before = Calibration.on(held_out) if calibration is None else calibration
     before.check(held_out)
     settled = before.calibrated(held_out)
     if (risk is None) == (costs is None):
         raise InputError("either risk or costs is required", options=("risk", "costs"))
     if costs is not None:
-        for name, value in (("by", by), ("per_class", per_class), ("confidence", confidence)):
+        others = {"by": by, "per_class": per_class, "cluster_by": cluster_by}
+        for name, value in {**others, "confidence": confidence}.items():
             if value:
                 raise InputError(f"{name} has no effect with costs", options=(name, "costs"))
         rule = cost_rule(costs, settled.classes)
     else:
         if by and per_class:
             raise InputError("by and per_class are two choices", options=("by", "per_class"))
+        if cluster_by is None and {"question", TYPE_COLUMN, "state"} <= {*settled.columns}:
+            cluster_by = "state"
         rule = fit_rule(
             settled,
             cast("float", risk),
             confidence=0.95 if confidence is None else confidence,
             by=BY_PREDICTION if per_class else by or "",
+            cluster_by=cluster_by or "",
         )
     return before.then(rule, held_out)
 
@@ -316,7 +336,7 @@ def _from_json(content: Mapping[str, Any]) -> Calibration:
         tuple(_step_from_json(step, classes) for step in content["steps"]),
         frozenset(content["rows"]["hashes"].split()),
         content["rows"]["hashed"] == "ids",
-        None if reference is None else Reference(**reference),
+        None if reference is None else Reference.read(reference, len(classes)),
         content["created"],
     )
     # Whether the numbers fit together shows when they are used.
@@ -346,11 +366,13 @@ def _step_from_json(content: Mapping[str, Any], classes: tuple[str, ...]) -> Ste
     chosen = {"name": content["name"], **content["options"]}
     step: Any = replace(options.resolve("name", chosen, _KINDS[kind][1]))
     names = {item.name for item in fields(step) if not item.init}
+    hints = get_type_hints(type(step), include_extras=True)
     state = {"classes": classes, "num_rows": int(content["rows"]), **content["fitted"]}
     if {*state} != names:
         raise InputError(f"{step.name} has {sorted(names)}, the file {sorted(state)}")
     for name, value in state.items():
-        setattr(step, name, value if name == "classes" else _restored(value))
+        is_number = name != "classes" and not isinstance(value, list)
+        setattr(step, name, checked(name, value, hints[name]) if is_number else _restored(value))
     return step  # type: ignore[no-any-return]
 
 

@@ -33,16 +33,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Interval
 from numpy.typing import NDArray
 
 from bayeslora.decisions.artefact import Calibration, Reference, binned
 from bayeslora.errors import InputError, located
 from bayeslora.io import read_json, write_json
 from bayeslora.metrics.differences import holm
-from bayeslora.option_checks import is_number
+from bayeslora.option_checks import is_number, read_fields
 from bayeslora.predictions.record import Predictions
 
 FORMAT = 1
@@ -112,7 +113,7 @@ class State:
     """
 
     calibration: str
-    confidence: float
+    confidence: Annotated[float, Interval(gt=0, lt=1)]
     classes: Sequence[str]
     log_wealth: Sequence[Sequence[float]]
     counts: Sequence[int]
@@ -180,11 +181,11 @@ def load_state(path: str | Path) -> State:
     with located(path):
         try:
             fields = {k: v for k, v in content.items() if k not in ("format", "alarm")}
-            state = State(**{**fields, "batches": [Batch(**item) for item in content["batches"]]})
-            shape = np.shape(np.asarray(state.log_wealth, dtype=np.float64))
+            state = read_fields(State, fields)
+            shape = np.shape(np.asarray(state.log_wealth))
             if shape != (1 + len(state.classes), len(BETS)) or len(state.counts) != shape[0]:
                 raise InputError(f"the wealth of {shape} bets does not fit", code="damaged")
-        except (TypeError, ValueError, KeyError) as error:
+        except ValueError as error:
             raise InputError(f"damaged state: {error}", code="damaged") from error
     return state
 
@@ -214,7 +215,7 @@ def monitor(
     same = [batch for batch in before.batches if batch.hash == digest]
     if same and (any(batch.labelled for batch in same) or not predictions.labelled.any()):
         raise InputError(f"these rows are those of batch {same[0].name!r}", code="exists")
-    settled = calibration.calibrated(predictions)
+    settled = calibration.independent(calibration.calibrated(predictions))
     drift, level = {}, 0.0
     if calibration.reference is not None and not same:
         drift = drift_tests(calibration.reference, settled)

@@ -28,14 +28,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Interval
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
 from bayeslora.held_out import check_classes
-from bayeslora.option_checks import is_number
+from bayeslora.option_checks import is_number, read_fields
 from bayeslora.plain_text import counted
 from bayeslora.predictions.record import Predictions
 
@@ -67,7 +68,7 @@ class Promise:
             1 without a threshold.
     """
 
-    threshold: float | None
+    threshold: Annotated[float, Interval(ge=0, le=1)] | None
     rows: int
     accepted: int = 0
     errors: int = 0
@@ -88,6 +89,7 @@ class Rule:
         confidence: Probability over held-out rows that the promise holds.
         by: Column whose values have a threshold each; `prediction` for the predicted class; empty
             for one threshold.
+        cluster_by: Column whose equal values mark related rows, or empty; see `independent`.
         promises: Promise by value; of the empty string without `by`. Other values are for a person.
         costs: [C, C] cost of each answer (columns) for each class (rows), instead of promises.
         person: Cost of asking a person, beside `costs`.
@@ -96,14 +98,15 @@ class Rule:
     risk: float = 0.0
     confidence: float = 0.95
     by: str = ""
+    cluster_by: str = ""
     promises: Mapping[str, Promise] = field(default_factory=dict)
     costs: Sequence[Sequence[float]] | None = None
     person: float = 0.0
 
     @property
-    def column(self) -> str:
-        """The column of the predictions whose values have a threshold each, or empty."""
-        return "" if self.by == BY_PREDICTION else self.by
+    def columns(self) -> list[str]:
+        """The columns that a test of the promises needs."""
+        return [name for name in (self.by, self.cluster_by) if name not in ("", BY_PREDICTION)]
 
     def accepts(self, predictions: Predictions) -> NDArray[np.bool_]:
         """Return which rows are automated, [N]."""
@@ -144,6 +147,7 @@ class Rule:
             "risk": self.risk,
             "confidence": self.confidence,
             "by": self.by,
+            "cluster_by": self.cluster_by,
             "promises": {value: asdict(promise) for value, promise in self.promises.items()},
         }
 
@@ -151,14 +155,13 @@ class Rule:
     def from_json(cls, content: Mapping[str, Any], classes: Sequence[str]) -> Rule:
         """Return what `to_json` returned, for rows of these classes."""
         made = content.get("promises") or {}
-        promises = {str(value): Promise(**promise) for value, promise in made.items()}
+        promises = {str(value): read_fields(Promise, promise) for value, promise in made.items()}
         stored = {name: value for name, value in content.items() if name != "says"}
         rule = cls(**{**stored, "promises": promises})
         if rule.costs is None:
             _check_shares(rule.risk, rule.confidence)
-            for value in promises.values():
-                if value.threshold is not None and not 0 <= value.threshold <= 1:
-                    raise InputError(f"threshold must be between 0 and 1, got {value.threshold!r}")
+            if not promises:
+                raise InputError("the decision has neither promises nor costs")
         elif np.shape(rule.costs) != (len(classes), len(classes)):
             raise InputError(f"costs must be {len(classes)} × {len(classes)}")
         return rule
@@ -175,12 +178,20 @@ def values_of(predictions: Predictions, by: str) -> NDArray[Any]:
     if not by:
         return np.full(len(predictions), "", dtype=object)
     if by not in predictions.columns:
-        raise InputError(f"by: there is no column {by!r}", options=("by",))
+        raise InputError(
+            f"there is no column {by!r}; choose from {', '.join(predictions.columns) or 'none'}",
+            options=("by", "cluster_by"),
+        )
     return np.asarray(predictions.columns[by])
 
 
 def fit_rule(
-    predictions: Predictions, risk: float, *, confidence: float = 0.95, by: str = ""
+    predictions: Predictions,
+    risk: float,
+    *,
+    confidence: float = 0.95,
+    by: str = "",
+    cluster_by: str = "",
 ) -> Rule:
     """Return thresholds with a promise, from held-out rows.
 
@@ -192,12 +203,13 @@ def fit_rule(
         risk: Largest share of errors among automated rows, between 0 and 1.
         confidence: Probability over held-out rows that a promise holds, between 0 and 1.
         by: See `Rule`.
+        cluster_by: See `Rule`.
 
     Raises:
         InputError: A value is not allowed, or no row has a label.
     """
     _check_shares(risk, confidence)
-    rows = labelled(predictions)
+    rows = independent(labelled(predictions), by, cluster_by)
     values = values_of(rows, by)
     wrong = rows.prediction != rows.labels
     promises = {
@@ -206,7 +218,9 @@ def fit_rule(
         )
         for value in sorted({value for value in values.tolist() if value is not None})
     }
-    return Rule(risk, confidence, by, promises)
+    if not promises:
+        raise InputError(f"by: column {by!r} has no values", options=("by",))
+    return Rule(risk, confidence, by, cluster_by, promises)
 
 
 def _check_shares(risk: float, confidence: float) -> None:
@@ -224,6 +238,24 @@ def labelled(predictions: Predictions) -> Predictions:
     if not predictions.labelled.any():
         raise InputError("labels are needed, and these predictions have none")
     return predictions.take(predictions.labelled)
+
+
+def independent(predictions: Predictions, by: str = "", cluster_by: str = "") -> Predictions:
+    """Return of each cluster one row per value of `by`, drawn at random.
+
+    Binomial tests count independent rows. Those of a cluster, such as questions about one state,
+    are right or wrong together.
+
+    Raises:
+        InputError: There is no such column.
+    """
+    if not cluster_by:
+        return predictions
+    groups = [values_of(predictions, name).astype(str) for name in (cluster_by, by)]
+    numbers = [np.unique(group, return_inverse=True)[1] for group in groups]
+    order = np.random.default_rng(0).permutation(len(predictions))
+    first = np.unique(np.column_stack(numbers)[order], axis=0, return_index=True)[1]
+    return predictions.take(np.sort(order[first]))
 
 
 def promise(scores: Array, losses: NDArray[np.bool_], risk: float, confidence: float) -> Promise:
@@ -383,7 +415,7 @@ def check(rule: Rule, predictions: Predictions) -> Check:
 
     if rule.costs is not None:
         raise InputError("a rule of costs promises no share of errors")
-    rows = labelled(predictions)
+    rows = independent(labelled(predictions), rule.by, rule.cluster_by)
     accepted, values = rule.accepts(rows), values_of(rows, rule.by)
     wrong = rows.prediction != rows.labels
     groups = [accepted & (values == value) for value in rule.promises]
@@ -430,19 +462,25 @@ def cascade(
         confidence: Probability over held-out rows that the promise holds.
 
     Raises:
-        InputError: The rows or classes differ, or no row has a label.
+        InputError: A value is not allowed, the rows or classes differ, or no row has a label.
     """
+    _check_shares(risk, confidence)
+    if not all(is_number(price) and 0 <= price < np.inf for price in prices):
+        raise InputError(f"prices must be at least 0, got {prices!r}", options=("prices",))
     check_classes("the first predictions have", first.classes, second.classes, "the second have")
     if len(first) != len(second) or first.ids != second.ids:
         raise InputError(f"the two have other rows: {len(first)} and {len(second)}, or other ids")
     rows = labelled(first)
     others = second.take(first.labelled)
+    if others.labels is not None and (others.labels != rows.labels).any():
+        raise InputError("the two have other labels, and thus other rows")
     right = [part.prediction == rows.labels for part in (rows, others)]
     lowest = _lowest(rows.confidence, ~right[0] & right[1], risk, confidence, of_all=True)
     threshold, accepted, losses = lowest or (None, 0, 0)
     taken = rows.confidence >= (np.inf if threshold is None else threshold)
     both = np.where(taken, right[0], right[1])
-    cost = prices[0] + (1 - float(taken.mean())) * prices[1]
+    # Without a threshold, nobody needs the first.
+    cost = prices[1] + (0 if threshold is None else prices[0] - float(taken.mean()) * prices[1])
     accuracy = (float(right[0].mean()), float(right[1].mean()), float(both.mean()))
     return Cascade(threshold, len(rows), accepted, losses, cost, accuracy)
 
@@ -461,5 +499,6 @@ def sentence(rule: Rule, value: str = "") -> str:
         f"{'answers' if least else 'all answers'}{whose}{least} are automated: "
         f"{100 * made.share:.1f} % of rows; at most {100 * rule.risk:.3g} % of them are wrong, "
         f"with {100 * rule.confidence:.3g} % confidence, as long as new rows are like the "
-        f"{counted(made.rows, 'row')} it rests on"
+        f"{counted(made.rows, 'row')} it rests on{', one of each ' * bool(rule.cluster_by)}"
+        f"{rule.cluster_by}"
     )

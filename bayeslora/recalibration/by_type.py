@@ -70,7 +70,7 @@ class TemperatureByType(Temperature):
         return {f"temperature_{name}": value for name, value in self._temperatures().items()}
 
     def _temperatures(self) -> dict[str, float]:
-        return {name: float(each.temperature or 1.0) for name, each in self.by_type.items()}
+        return {name: each.temperature for name, each in self.by_type.items()}
 
     def save(self, path: str | Path, settings: Mapping[str, Any]) -> None:
         """Write `decision.json`.

@@ -82,7 +82,7 @@ class Temperature(Recalibrator):
     by_class = False
     takes_gaps = True
 
-    temperature: float | None = field(default=None, init=False)
+    temperature: Positive = field(default=1.0, init=False)
 
     def learn(self, probs: Array, labels: Labels) -> None:
         """Fit to [N, C] probabilities and their [N] labels, or [N, C] shares."""
@@ -92,7 +92,7 @@ class Temperature(Recalibrator):
         """Return the probabilities with their logarithms over T."""
         from scipy.special import softmax
 
-        return np.asarray(softmax(_logits(probs) / float(self.temperature or 1.0), axis=1))
+        return np.asarray(softmax(_logits(probs) / self.temperature, axis=1))
 
     def num_parameters(self, num_classes: int) -> int:
         """Return 1."""
@@ -100,7 +100,7 @@ class Temperature(Recalibrator):
 
     def report(self) -> dict[str, float | str]:
         """Return the temperature."""
-        return {"temperature": float(self.temperature or 1.0)}
+        return {"temperature": self.temperature}
 
 
 def _logits(probs: Array) -> Array:

@@ -99,6 +99,7 @@ def test_a_cascade_asks_the_second_model(run, files, tmp_path):
         "{0} --risk 0.1 --confidence 1",
         "{0} --risk 0.1 --prices 1,2",
         "{0} --risk 0.1 --then {1}",
+        "{0} --risk x --then {0} --prices 1,2",
         "{0} --risk 0.1 --then {1} --prices 1",
         "{0} --risk 0.1 --then {1} --prices 1,2",  # other rows
         "{0} --risk 0.1 --by team",

@@ -11,6 +11,7 @@ import bayeslora as bl
 from bayeslora.conformal import CONFORMAL
 from bayeslora.conformal import build as build_sets
 from bayeslora.decisions.artefact import Calibration, load_calibration
+from bayeslora.decisions.threshold import check
 from bayeslora.recalibration.recalibrate import RECALIBRATORS, build
 
 
@@ -106,6 +107,7 @@ def test_rows_without_ids_are_known_by_their_probabilities():
         {"classes": ["a", "b"]},
         {"rows": None},
         {"reference": {"x": 1}},
+        {"reference": {"edges": [], "confidence": [9], "predicted": [3, 3, 3], "unfamiliar": {}}},
     ],
 )
 def test_damaged_files_are_refused(change, tmp_path):
@@ -114,6 +116,35 @@ def test_damaged_files_are_refused(change, tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with refused("damaged", path.name):
         load_calibration(path)
+
+
+@pytest.mark.parametrize("value", [-1, 0, None, "x"])
+def test_a_damaged_temperature_is_refused(value, tmp_path):
+    rows, path = simulated(), tmp_path / "c.json"
+    Calibration.on(rows).then(build("temperature").fit(rows), rows).save(path)
+    content = json.loads(path.read_text())
+    content["steps"][0]["fitted"]["temperature"] = value
+    path.write_text(json.dumps(content))
+    with refused("option", path.name, "temperature"):
+        load_calibration(path)
+
+
+def test_answers_about_one_state_count_once(tmp_path):
+    lines = [
+        {"id": f"{n}", "state": f"s{n}", "answers": answers, "labels": {"a": n > 2, "b": n > 2}}
+        for answers in ({name: {"type": "noul", "noul": 0.95} for name in "ab"},)
+        for n in range(80)
+    ]
+    path = tmp_path / "answers.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    made = bl.decide(path, 0.2)
+    assert made.rule.cluster_by == "state"
+    assert (made.rule.promises[""].rows, sum(made.reference.predicted)) == (80, 80)
+    later = path.with_name("later.jsonl")
+    later.write_text("\n".join(json.dumps(line | {"id": f"new {line['id']}"}) for line in lines))
+    batch = bl.Predictions.read(later, columns=["state"])
+    assert check(made.rule, batch).accepted == 80
+    assert bl.monitor(made, batch).batches[0].labelled == 80
 
 
 def test_costs_of_other_classes_are_refused(tmp_path):
@@ -132,7 +163,7 @@ def test_a_reviewer_reads_each_promise_in_the_file(tmp_path):
     made = bl.decide(rows, 0.2, per_class=True)
     made.save(path)
     step = json.loads(path.read_text())["steps"][0]
-    assert {*step} == {"step", "says", "risk", "confidence", "by", "promises"}
+    assert {*step} == {"step", "says", "risk", "confidence", "by", "cluster_by", "promises"}
     assert len(step["says"]) == len(step["promises"]) == len(CLASSES)
     for says, value in zip(step["says"], step["promises"], strict=True):
         for fact in (value, "20 %", "95 %", f"{step['promises'][value]['threshold']:.4f}"):

@@ -263,6 +263,9 @@ def test_a_saved_calibration_is_the_same(calibration, tmp_path):
         {"log_wealth": "x"},
         {"batches": [{"name": "x"}]},
         {"surplus": 1},
+        {"confidence": 5},
+        {"highest": None},
+        {"highest": float("nan")},
     ],
 )
 def test_damaged_states(run, tmp_path, change):

@@ -1,6 +1,7 @@
 """Thresholds with a promise: the bound, the guarantee, groups, costs, checks and cascades."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -147,6 +148,23 @@ def test_missing_labels_and_columns_are_refused():
         fit_rule(simulated(50).replace(labels=None), 0.1)
     with refused("input", "team"):
         fit_rule(simulated(50), 0.1, by="team")
+    empty = simulated(50).replace(columns={"team": np.full(50, None)})
+    with refused("input", "team"):
+        fit_rule(empty, 0.1, by="team")
+
+
+@pytest.mark.parametrize("by", ["", "prediction"])
+def test_rows_of_a_cluster_count_once(by):
+    # Of 60 clusters of ten copies, the errors of a cluster are no ten observations.
+    rows = simulated(60)
+    copies = rows.replace(ids=None, columns={"state": np.array(rows.ids)})
+    copies = copies.take(np.tile(np.arange(60), 10))
+    assert (
+        fit_rule(copies, 0.2, by=by, cluster_by="state").promises
+        == fit_rule(rows, 0.2, by=by).promises
+    )
+    rule = fit_rule(rows, 0.2, cluster_by="")
+    assert check(replace(rule, cluster_by="state"), copies) == check(rule, rows)
 
 
 def test_the_check_is_an_exact_binomial_test():
@@ -174,6 +192,12 @@ def test_a_cascade_loses_at_most_its_risk():
     assert result.cost == pytest.approx(1 + 20 * (~taken).mean())
     with refused("input"):
         cascade(first, simulated(3000, prefix="x"), 0.02, (1.0, 20.0))
+    with refused("input", "labels"):
+        cascade(first, second.replace(labels=(second.labels + 1) % 3), 0.02, (1.0, 20.0))
+    for options in ((2, (1.0, 20.0)), (0.02, (-1.0, 2.0)), (0.02, (1.0, 2.0), 1.5)):
+        with refused("input"):
+            cascade(first, second, *options)
+    assert cascade(first, second, 1e-6, (1.0, 20.0)).cost == 20
 
 
 def test_the_curve_ends_with_every_row():
