@@ -23,7 +23,7 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 29348,
+    "code lines": 29346,
     "modules": 201,
     "per cent of code that imports": 11,
     "parameters of a public function": 12,
@@ -33,8 +33,8 @@ LIMITS = {
     "modules that predict loads": 89,
     "functions that a row passes before the tokenizer": 19,
     "dependencies that nothing imports": 0,
-    "words of the docs": 29777,
-    "code lines of the tests": 26640,
+    "words of the docs": 29707,
+    "code lines of the tests": 26664,
     "code lines of the benchmarks": 2929,
 }
 ROOMS = {
@@ -43,13 +43,13 @@ ROOMS = {
     "backbones": 2143,
     "cli": 2095,
     "contrib": 1777,
-    "data": 1687,
+    "data": 1688,
     "decisions": 882,
-    "engine": 4045,
+    "engine": 4048,
     "experiments": 1091,
-    "metrics": 2296,
+    "metrics": 2282,
     "posteriors": 4177,
-    "predictions": 1721,
+    "predictions": 1729,
     "recalibration": 792,
     "reporting": 2671,
     "testing": 483,

@@ -150,7 +150,8 @@ class Reader:
         self._integer_labels = table.is_text
         prefix = f"{columns.label}_"
         soft = soft and columns.label not in table.names
-        self._soft = [name for name in table.names if soft and name.startswith(prefix)]
+        shares = [name for name in table.names if soft and name.startswith(prefix)]
+        self._soft = shares if len(shares) > 1 else []
         self._share_names = tuple(name.removeprefix(prefix) for name in self._soft)
         # Texts in a list have the template as their column's name.
         self._is_template = columns.text not in {*table.names, *columns.text_columns}

@@ -25,6 +25,7 @@ from bayeslora.option_checks import Format
 from bayeslora.plain_text import counted
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.registry import names_where
+from bayeslora.predictions.files import SOFT
 from bayeslora.predictions.record import check_further
 
 logger = logging.getLogger(__name__)
@@ -66,8 +67,7 @@ def read_for(
     if examples.is_union(data):
         read_part = partial(read, columns=columns, labels=labels, keep=names, reading=reading)
         return examples.union({task: read_part(rows) for task, rows in data.items()}, record.tasks)
-    reading = replace(reading, optional=(examples.TASK,)) if record.tasks else reading
-    rows = read(data, columns, labels=labels, keep=names, reading=reading)
+    rows = read(data, columns, labels=labels, keep=names, reading=_reading(reading, record))
     if columns.label != columns_of(record).label and not any(rows.labels):
         raise InputError(f"{rows.source}: column {columns.label!r} has no label")
     return (
@@ -88,11 +88,17 @@ def stream_for(
     """Return what has the rows of `read_for` as pieces; in memory for several tasks."""
     if record.tasks or examples.is_union(data):
         return read_for(record, data, columns, keep=keep, reading=reading)
-    rows = stream(data, columns, keep=_checked_names(keep), reading=reading)
+    rows = stream(data, columns, keep=_checked_names(keep), reading=_reading(reading, record))
     here = any(rows.labels) if isinstance(rows, Examples) else columns.label in rows.table.names
     if columns.label != columns_of(record).label and not here:
         raise InputError(f"{rows.source}: column {columns.label!r} has no label")
     return rows
+
+
+def _reading(reading: Reading, record: ModelRecord) -> Reading:
+    """Return how to read rows with their tasks or soft labels, if they have any."""
+    soft = tuple(f"{SOFT}{name}" for name in record.classes)
+    return replace(reading, optional=(examples.TASK,) if record.tasks else soft)
 
 
 def _checked_names(keep: str | Sequence[str]) -> Sequence[str]:

@@ -216,7 +216,7 @@ class TopLabel:
 
     Attributes:
         stated: [N] float64 confidence from 0 to 1, in the original order.
-        right: [N] float64 correctness, 0 or 1, in the original order.
+        right: [N] float64 correctness, 0 or 1, or a share, in the original order.
     """
 
     stated: NDArray[np.float64]
@@ -298,7 +298,7 @@ def top_label(confidence: ArrayLike, correct: ArrayLike) -> TopLabel:
 
     Args:
         confidence: [N] probability of the predicted class, float64.
-        correct: [N] whether that class is the label: booleans, or 0 and 1.
+        correct: [N] whether that class is the label: booleans, or 0 and 1; or shares.
     """
     return TopLabel(np.asarray(confidence, np.float64), np.asarray(correct, np.float64))
 
@@ -420,10 +420,10 @@ class Selection:
 
     def __init__(self, rows: TopLabel) -> None:
         """Find the runs of equal confidences that contain wrong rows."""
-        wrong = np.flatnonzero(rows.correct == 0)[::-1]
+        wrong = np.flatnonzero(rows.correct < 1)[::-1]
         # Without wrong rows, a right row with zero errors stands in.
         self._rows = wrong if wrong.size else np.zeros(1, dtype=np.int64)
-        self._can_be_wrong = bool(wrong.size)
+        self._errors = 1 - rows.correct[self._rows]
         run = np.searchsorted(rows.runs, self._rows, side="right") - 1
         self._firsts = np.flatnonzero(np.append(True, run[1:] != run[:-1]))
         run = run[self._firsts]
@@ -432,7 +432,7 @@ class Selection:
     def __call__(self, weighed: Weighed) -> Answered:
         """Return the errors by decreasing confidence for row counts."""
         counts, upto = weighed.counts, weighed.upto
-        errors = counts.take(self._rows, axis=0) * self._can_be_wrong
+        errors = (counts.take(self._rows, axis=0).T * self._errors).T
         if len(self._firsts) < len(self._rows):
             errors = np.add.reduceat(errors, self._firsts, axis=0)
         total = upto[-1]

@@ -6,6 +6,8 @@ no evidence of miscalibration, and its interval begins at zero: a bootstrap inte
 account for the possibility that all of the error is noise, and misses a true error of zero in half
 of the cases (`reports/interval-coverage`).
 
+Soft labels vary less than drawn ones, so that the test of their errors is conservative.
+
 The mean ECE of the draws is the expected ECE of a perfectly calibrated model on the same number of
 rows (Bröcker and Smith 2007, Weather and Forecasting 22).
 

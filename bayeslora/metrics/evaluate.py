@@ -167,8 +167,7 @@ def evaluate(
         num_classes=inside.num_classes,
         class_names=inside.classes,
         num_bins=num_bins,
-        scores=soft_scores(inside, num_bins, resampling, clusters, ordered=ordered)
-        | set_scores(inside, resampling, clusters),
+        scores=set_scores(inside, resampling, clusters),
         ood=detected,
         intervals=_interval_notes(resampling, cluster_by, sets=inside.sets is not None),
         chance_accuracy=float((1 / inside.num_options).mean()),
@@ -180,6 +179,8 @@ def evaluate(
     rows = labelled_rows(inside, clusters)
     row_clusters = None if clusters is None else without_gaps(clusters[rows.index])
     scoring = Scoring(num_bins, resampling, row_clusters)
+    further = soft_scores(rows, scoring, ordered=ordered)
+    scores = replace(scores, scores={**further, **scores.scores})
     return _with_labels(scores, inside, rows, scoring, columns, by_class=by_class)
 
 
@@ -391,7 +392,7 @@ def statistic(rows: LabelledRows, num_bins: int) -> Statistic:
     means = rows.means.T
     surest = top_label(rows.confidence, rows.correct)
     bins = bin_sums(surest, num_bins)
-    by_class = classwise_bins(rows.probs, rows.labels, num_bins, rows.available)
+    by_class = classwise_bins(rows.probs, rows.labels, num_bins, rows.available, rows.shares)
     per_class = class_counts(rows)
     select = Selection(surest)
     ones = np.ones(len(rows))

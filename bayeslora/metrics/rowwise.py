@@ -1,5 +1,9 @@
 """Labelled rows and their contributions to scores that are means over rows.
 
+With soft labels, a row contributes its mean over a label drawn from them: q_c, the share of the
+annotators who chose c, replaces [c is the label]. Counts of labels, recall, precision, F1 and the
+confusion take the label, which is the class with the largest share unless the file has another.
+
 torchmetrics has these means too, but takes seconds to import, and they take microseconds; the tests
 compare with it.
 
@@ -65,11 +69,12 @@ class LabelledRows:
         probs: [N, C] float64 probabilities.
         labels: [N] class indices.
         confidence: [N] highest probability of each row.
-        correct: [N] float64: 1 where the most probable class is the label, else 0.
-        nll: [N] nats, −log of the label's probability, clamped at `CLAMP`.
-        brier: [N] Σ_c (p_c − [c is the label])², 0 to 2 (Brier 1950).
+        correct: [N] float64: 1 where the most probable class is the label, else 0; its q_c.
+        nll: [N] nats, −log of the label's probability, clamped at `CLAMP`; −Σ_c q_c log p_c.
+        brier: [N] Σ_c (p_c − [c is the label])², 0 to 2 (Brier 1950); Σ_c p_c² − 2 Σ_c p_c q_c + 1.
         clamped: Number of rows that the clamp changed.
         index: [N] index of each row among all rows of the predictions.
+        shares: [N, C] soft labels q, one-hot in rows with only a label; None if all rows are.
         available: [N, C] which classes each row has; None if every row has all classes.
     """
 
@@ -81,6 +86,7 @@ class LabelledRows:
     brier: NDArray[np.float64]
     clamped: int
     index: NDArray[np.int64]
+    shares: NDArray[np.float64] | None = None
     available: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
@@ -97,6 +103,11 @@ class LabelledRows:
         return np.ones(self.probs.shape, bool) if self.available is None else self.available
 
     @property
+    def targets(self) -> NDArray[np.float64]:
+        """[N, C]: soft labels, or one-hot labels."""
+        return np.eye(self.probs.shape[1])[self.labels] if self.shares is None else self.shares
+
+    @property
     def means(self) -> NDArray[np.float64]:
         """[N, 5]: columns whose means are accuracy, nll, brier, mean confidence and sharpness."""
         squares = np.einsum("nc,nc->n", self.probs, self.probs)
@@ -107,17 +118,19 @@ class LabelledRows:
         arrays = {
             name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in _BY_ROW
         }
-        available = None
         if self.available is not None or other.available is not None:
-            available = np.concatenate([rows.options for rows in (self, other)])
-        clamped = self.clamped + other.clamped
-        return LabelledRows(clamped=clamped, available=available, **arrays)
+            arrays["available"] = np.concatenate([rows.options for rows in (self, other)])
+        if self.shares is not None or other.shares is not None:
+            arrays["shares"] = np.concatenate([rows.targets for rows in (self, other)])
+        return LabelledRows(clamped=self.clamped + other.clamped, **arrays)
 
     def take(self, rows: NDArray[np.int64]) -> LabelledRows:
         """Return some of the rows."""
-        available = None if self.available is None else self.available[rows]
-        arrays = {name: getattr(self, name)[rows] for name in _BY_ROW}
-        return LabelledRows(clamped=self.clamped, available=available, **arrays)
+        arrays = {name: getattr(self, name) for name in (*_BY_ROW, "shares", "available")}
+        taken: dict[str, Any] = {
+            name: None if array is None else array[rows] for name, array in arrays.items()
+        }
+        return LabelledRows(clamped=self.clamped, **taken)
 
 
 def labelled_rows(
@@ -143,19 +156,28 @@ def row_scores(predictions: Predictions) -> LabelledRows:
     labels = (
         predictions.labels[labelled] if predictions.labels is not None else np.empty(0, np.int64)
     )
-    rows = np.arange(len(labels))
-    of_label = probs[rows, labels]
-    errors = probs.copy()
-    errors[rows, labels] -= 1
+    shares = None
+    if predictions.soft_labels is None:
+        of_label = probs[np.arange(len(labels)), labels]
+        clamped = of_label < CLAMP
+        correct = (predictions.prediction[labelled] == labels).astype(np.float64)
+        nll = -np.log(np.maximum(of_label, CLAMP))
+    else:
+        shares = predictions.label_shares[labelled]
+        of_label = (shares * probs).sum(1)
+        clamped = np.asarray(((shares > 0) & (probs < CLAMP)).any(1))
+        correct = np.take_along_axis(shares, predictions.prediction[labelled, None], 1)[:, 0]
+        nll = -(shares * np.log(np.maximum(probs, CLAMP))).sum(1)
     return LabelledRows(
         probs=probs,
         labels=labels,
         confidence=predictions.confidence[labelled],
-        correct=(predictions.prediction[labelled] == labels).astype(np.float64),
-        nll=-np.log(np.maximum(of_label, CLAMP)),
-        brier=np.einsum("nc,nc->n", errors, errors),
-        clamped=int((of_label < CLAMP).sum()),
+        correct=correct,
+        nll=nll,
+        brier=np.maximum(np.einsum("nc,nc->n", probs, probs) - 2 * of_label + 1, 0),
+        clamped=int(clamped.sum()),
         index=np.flatnonzero(labelled),
+        shares=shares,
         available=None if predictions.available is None else predictions.available[labelled],
     )
 
@@ -231,7 +253,7 @@ class ClassCounts:
 def class_counts(rows: LabelledRows) -> Callable[[Floats], ClassCounts]:
     """Return the function from row counts, [N] or [N, R], to counts per class."""
     size, classes = rows.probs.shape
-    numbers, right = np.arange(size), np.flatnonzero(rows.correct)
+    numbers, right = np.arange(size), np.flatnonzero(rows.labels == rows.prediction)
     cells = (rows.labels, classes + rows.prediction, 2 * classes + rows.labels[right])
     matrix = cell_matrix(
         np.concatenate(cells),
@@ -260,7 +282,7 @@ class ClasswiseSums:
 
     Attributes:
         rows: Total number of rows, [] or [R].
-        labels: [C] number of rows of each class.
+        labels: [C] number of rows of each class; a sum of shares.
         gaps: [C, B] rows of the class minus the sum of its probabilities.
         sizes: [C, B] number of rows that have the class.
         present: [C] number of rows that have the class; None if all rows have all classes.
@@ -296,6 +318,7 @@ def classwise_bins(
     labels: NDArray[np.int64],
     num_bins: int = NUM_BINS,
     available: NDArray[np.bool_] | None = None,
+    shares: NDArray[np.float64] | None = None,
 ) -> Callable[..., ClasswiseSums]:
     """Return the sums of equal-width bins of every class's probability, as a function of counts.
 
@@ -308,6 +331,7 @@ def classwise_bins(
         labels: [N] class indices.
         num_bins: Number of bins B.
         available: [N, C] which classes each row has, or None; missing classes have probability 0.
+        shares: [N, C] soft labels in place of `labels`, or None.
     """
     first = equal_width_edges(num_bins)[1]
     rows, classes = probs.shape
@@ -317,11 +341,16 @@ def classwise_bins(
     row, column = (index.astype(np.int32) for index in np.divmod(positions, classes))
     del positions
     cell = classes + column * num_bins + bin_places(values, num_bins).astype(np.int32)
-    gap = (labels[row] == column) - values
+    if shares is None:
+        target, of, share = np.arange(rows, dtype=np.int32), labels.astype(np.int32), np.ones(rows)
+        gap = (labels[row] == column) - values
+    else:
+        target, of = (index.astype(np.int32) for index in np.nonzero(shares))
+        share, gap = shares[target, of], shares[row, column] - values
     matrix = cell_matrix(
-        np.concatenate([labels.astype(np.int32), cell, cell + classes * num_bins]),
-        np.concatenate([np.arange(rows, dtype=np.int32), row, row]),
-        np.concatenate([np.ones(rows), gap, np.ones(len(row))]),
+        np.concatenate([of, cell, cell + classes * num_bins]),
+        np.concatenate([target, row, row]),
+        np.concatenate([share, gap, np.ones(len(row))]),
         (classes + 2 * classes * num_bins, rows),
     )
     has = None if available is None else available.T.astype(np.float64)

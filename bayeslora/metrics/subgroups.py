@@ -224,7 +224,7 @@ def class_scores(
 
 
 def _class_statistic(rows: LabelledRows, scoring: Scoring) -> Statistic:
-    bins = classwise_bins(rows.probs, rows.labels, scoring.num_bins, rows.available)
+    bins = classwise_bins(rows.probs, rows.labels, scoring.num_bins, rows.available, rows.shares)
     per_class = class_counts(rows)
 
     def scores(counts: NDArray[np.float64]) -> NDArray[np.float64]:

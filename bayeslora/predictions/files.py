@@ -31,7 +31,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -438,15 +438,12 @@ def fields_of(opened: Columns, columns: Sequence[str] = ()) -> dict[str, Any]:
         for column in columns:
             if column not in opened.further:
                 raise unknown_choice("column", column, opened.further)
+        classes = class_of.values()
+        soft = _soft_columns(opened, classes, label)
     scores = [name for name in names if name.startswith("score_") or name in UNCERTAINTIES]
-    classes = class_of.values()
-    sets, ends, soft = (
+    sets, ends = (
         group if len(class_of) > 1 and {*group} <= {*names} else []
-        for group in (
-            [f"set_{name}" for name in classes],
-            interval_columns(classes),
-            [f"{SOFT}{name}" for name in classes],
-        )
+        for group in ([f"set_{name}" for name in classes], interval_columns(classes))
     )
     columns = [name for name in columns if name not in soft]
     texts = [name for name in names if name in {"id", label, *columns}]
@@ -481,6 +478,20 @@ def fields_of(opened: Columns, columns: Sequence[str] = ()) -> dict[str, Any]:
                 raise RowError(values["id"].index(None), empty)
             fields["ids"] = values["id"]
     return fields
+
+
+def _soft_columns(opened: Columns, classes: Collection[str], label: str) -> list[str]:
+    """Return the columns of soft labels: of every class, or none beside a column of labels."""
+    soft = [f"{SOFT}{name}" for name in classes]
+    others = [n for n in opened.names if n.startswith(SOFT) and n not in {*soft, label}]
+    missing = [name for name in soft if name not in opened.names]
+    if len(soft) == 1 or (missing and (len(missing) == len(soft) or label in opened.names)):
+        return []
+    if missing:
+        raise InputError(f"soft labels need a column of every class; add {listed(missing)}")
+    if others:
+        logger.warning("%s: no class has the labels %s", opened.source, listed(others))
+    return soft
 
 
 def _probabilities(

@@ -89,7 +89,7 @@ class Answers:
     @property
     def correct(self) -> NDArray[np.bool_]:
         """[n]: whether the most probable class is the label."""
-        return self.rows.correct.astype(np.bool_)
+        return np.asarray(self.rows.labels == self.rows.prediction)
 
     @property
     def class_counts(self) -> NDArray[np.int64]:
@@ -101,14 +101,14 @@ class Answers:
 
         None if either part is empty. Rows tied with the last answered row are answered too.
         """
-        count = max(round(ANSWERED * len(self.correct)), 1)
+        count = max(round(ANSWERED * len(self.rows)), 1)
         chosen = self.rows.confidence >= np.sort(self.rows.confidence)[-count]
         if chosen.all():
             return None
         return self._accuracy(chosen), self._accuracy(~chosen)
 
     def _accuracy(self, chosen: NDArray[np.bool_]) -> Share:
-        accuracy = float(self.correct[chosen].mean())
+        accuracy = float(self.rows.correct[chosen].mean())
         units = int(clusters_in(chosen, self.clusters, 2)[1])  # independent rows
         low, high = wilson(accuracy * units, units)
         return Share(accuracy, float(low), float(high), int(chosen.sum()))

@@ -254,7 +254,7 @@ def confidence_panel(name: str, fit: Assessed) -> Panel:
         right = int(correct.sum())
         note, wrong = f"{len(correct):,} labelled examples", len(correct) - right
         legend = [(RIGHT, f"correct ({right})"), (WRONG, f"wrong ({wrong})")]
-        means = {"accuracy": (ACCURACY, float(correct.mean()))}
+        means = {"accuracy": (ACCURACY, float(fit.answers.rows.correct.mean()))}
         sure = int(np.count_nonzero(confidence[~correct] >= SURE))
         counts = (
             f"{right} predictions are correct and {wrong} wrong; {sure} of the wrong ones have a"

@@ -61,6 +61,20 @@ def test_held_out_predictions_keep_the_shares(backbone, tmp_path):
     assert Predictions.load(tmp_path / "p.parquet").soft_labels is not None
 
 
+def test_predictions_keep_the_shares_of_a_file(backbone, tmp_path):
+    clf = fitted(backbone, (TEXTS, LABELS), "none", "map")
+    clf.predict(rows(0.75)).save(tmp_path / "p.parquet")
+    assert set(Predictions.load(tmp_path / "p.parquet").soft_labels.ravel().tolist()) == {
+        0.25,
+        0.75,
+    }
+
+
+def test_soft_labels_of_a_single_class_are_none(backbone):
+    with refused("unknown", "label"):
+        fitted(backbone, [{"text": text, "label_a": 1} for text in TEXTS])
+
+
 def test_bound_and_scale_are_means_over_the_shares():
     generator = torch.Generator().manual_seed(0)
     mean, variance, shares = (torch.rand(20, 3, generator=generator).double() for _ in range(3))

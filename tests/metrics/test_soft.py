@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from refusal import refused
 
 from bayeslora import Predictions, evaluate
+from bayeslora.reporting.facts import calibration_of
 
 CLASSES = ("low", "mid", "high", "top")
-HARD = {"soft_nll": "nll", "soft_brier": "brier", "soft_ece": "ece"}
+SOFT = ("accuracy", "nll", "brier", "ece", "cwece", "aurc", "overconfidence", "kl")
 
 
 def rows(seed=0, size=60, num_classes=4):
@@ -34,12 +35,9 @@ def test_one_choice_per_row_gives_the_scores_of_labels(seed, num_classes, size):
     hard = evaluate(
         Predictions(probs, CLASSES[:num_classes], labels), ordered=True, num_resamples=20
     )
-    for key, other in HARD.items():
-        assert soft[key].value == pytest.approx(hard[other].value, abs=1e-12)
     assert soft["kl"].value == pytest.approx(hard["nll"].value, abs=1e-12)
-    assert soft["accuracy"] == hard["accuracy"]
-    for key in ("rps", "score_error"):
-        assert soft[key] == hard[key]
+    for key in hard:
+        assert soft[key].value == pytest.approx(hard[key].value, abs=1e-12), key
 
 
 def test_scores_are_the_means_over_a_drawn_label():
@@ -48,36 +46,50 @@ def test_scores_are_the_means_over_a_drawn_label():
     places = np.arange(4)
     steps = probs.cumsum(1)[:, None, :-1] - (places[:, None] <= places[:-1])
     expected = {
-        "soft_nll": (shares * -np.log(probs)).sum(1),
-        "soft_brier": (shares * ((probs[:, None] - np.eye(4)) ** 2).sum(2)).sum(1),
+        "nll": (shares * -np.log(probs)).sum(1),
+        "brier": (shares * ((probs[:, None] - np.eye(4)) ** 2).sum(2)).sum(1),
         "rps": (shares * (steps**2).mean(2)).sum(1),
         "score_error": np.abs(probs @ places - shares @ places),
     }
     for key, values in expected.items():
         assert scores[key].value == pytest.approx(values.mean(), abs=1e-12)
     entropy = -np.where(shares > 0, shares * np.log(np.maximum(shares, 1e-300)), 0).sum(1)
-    kl = expected["soft_nll"] - entropy
+    kl = expected["nll"] - entropy
     assert scores["kl"].value == pytest.approx(kl.mean(), abs=1e-12)
+
+
+def test_copies_of_rows_with_one_choice_each_have_the_same_scores():
+    probs, shares = rows(size=40)
+    row = np.repeat(np.arange(40), 5)
+    choices = np.concatenate([np.repeat(np.arange(4), k) for k in (5 * shares).round().astype(int)])
+    copies = evaluate(Predictions(probs[row], CLASSES, choices), num_resamples=20)
+    scores = scored(probs, shares)
+    for key in (*SOFT[:-1], "mce", "brier_resolution", "brier_uncertainty"):
+        assert scores[key].value == pytest.approx(
+            copies[key].value, abs=1e-3 * (key == "aurc") + 1e-9
+        ), key
 
 
 def test_probabilities_that_are_the_shares_are_calibrated():
     _, shares = rows()
     scores = scored(shares, shares)
-    assert scores["soft_ece"].value == pytest.approx(0, abs=1e-12)
+    assert calibration_of(scores).verdict == "few"
+    assert scores["overconfidence"].value == pytest.approx(0, abs=1e-12)
+    assert scores["ece"].value == pytest.approx(0, abs=1e-12)
     assert scores["kl"].value == pytest.approx(0, abs=1e-12)
 
 
 def test_two_classes_make_rps_half_the_brier_score():
     probs, shares = rows(num_classes=2)
     scores = scored(probs, shares, ordered=True)
-    assert scores["rps"].value == pytest.approx(scores["soft_brier"].value / 2, abs=1e-12)
+    assert scores["rps"].value == pytest.approx(scores["brier"].value / 2, abs=1e-12)
 
 
 def test_scores_and_intervals_do_not_depend_on_the_order():
     probs, shares = rows()
     order = np.random.default_rng(1).permutation(len(probs))
     first, second = scored(probs, shares), scored(probs[order], shares[order])
-    for key in (*HARD, "kl"):
+    for key in SOFT:
         values = [(s[key].value, s[key].low, s[key].high) for s in (first, second)]
         np.testing.assert_allclose(*values, atol=1e-12)
 
@@ -100,6 +112,12 @@ def test_a_label_of_its_own_wins():
     made = Predictions(np.full((2, 2), 0.5), ("a", "b"), np.array([1, 0]), soft_labels=shares)
     assert made.labels.tolist() == [1, 0]
     assert made.label_shares.tolist() == [[0.9, 0.1], [1, 0]]
+
+
+def test_a_missing_class_is_refused(tmp_path):
+    (tmp_path / "p.csv").write_text("prob_a,prob_b,label_a\n.5,.5,1\n")
+    with refused("input", "label_b"):
+        Predictions.load(tmp_path / "p.csv")
 
 
 @pytest.mark.parametrize("counts", ["-1,2", "0,0", "x,1", "inf,1"])
