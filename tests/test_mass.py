@@ -23,7 +23,7 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 29346,
+    "code lines": 29348,
     "modules": 201,
     "per cent of code that imports": 11,
     "parameters of a public function": 12,
@@ -34,24 +34,24 @@ LIMITS = {
     "functions that a row passes before the tokenizer": 19,
     "dependencies that nothing imports": 0,
     "words of the docs": 29707,
-    "code lines of the tests": 26664,
+    "code lines of the tests": 26670,
     "code lines of the benchmarks": 2929,
 }
 ROOMS = {
     ".": 2432,
     "adapters": 1056,
     "backbones": 2143,
-    "cli": 2095,
+    "cli": 2091,
     "contrib": 1777,
     "data": 1688,
-    "decisions": 882,
+    "decisions": 887,
     "engine": 4048,
     "experiments": 1091,
     "metrics": 2282,
     "posteriors": 4177,
     "predictions": 1729,
     "recalibration": 792,
-    "reporting": 2671,
+    "reporting": 2672,
     "testing": 483,
 }
 """Code lines by folder; `.` for files outside of one."""

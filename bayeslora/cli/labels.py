@@ -8,7 +8,7 @@ from bayeslora.cli import arguments
 from bayeslora.cli.arguments import argument, option
 from bayeslora.cli.data import predictions_reading
 from bayeslora.cli.output import check_new_file, note, print_columns, print_json, show, show_last
-from bayeslora.errors import InputError
+from bayeslora.option_checks import as_integer
 
 if TYPE_CHECKING:
     from bayeslora.decisions.labels import LabelErrors
@@ -32,11 +32,7 @@ def run(args: Options) -> None:
     """Find the rows, write all of them, and list the first."""
     from bayeslora.decisions.labels import find_label_errors
 
-    count = _LISTED if args.num_listed is None else args.num_listed
-    if not isinstance(count, int) or count < 1:
-        raise InputError(
-            f"num_listed must be a whole number from 1, got {count!r}", options=("num_listed",)
-        )
+    count = as_integer("num_listed", _LISTED if args.num_listed is None else args.num_listed, 1)
     if args.out is not None:
         check_new_file(args.out, overwrite=args.overwrite, inputs=[args.file])
     errors = find_label_errors(args.file, reading=predictions_reading(args))
@@ -51,7 +47,7 @@ def run(args: Options) -> None:
         print_json(content | {"suspected": len(errors.rows), "listed": listed})
         return
     _show(listed)
-    share = f"{errors.estimate:,} of {errors.num_rows:,} labels are estimated to be wrong"
+    share = f"{errors.estimate:,} of {errors.num_rows:,} labels are wrong, by a generous estimate"
     show_last(f"{share}; {len(errors.rows):,} suspected, {len(listed):,} listed")
 
 

@@ -20,7 +20,14 @@ from numpy.typing import NDArray
 
 from bayeslora import conformal, options
 from bayeslora._version import __version__
-from bayeslora.decisions.threshold import BY_PREDICTION, Rule, cost_rule, fit_rule, independent
+from bayeslora.decisions.threshold import (
+    BY_PREDICTION,
+    PERSON,
+    Rule,
+    cost_rule,
+    fit_rule,
+    independent,
+)
 from bayeslora.errors import InputError, located
 from bayeslora.held_out import (
     MOST_DISTINCT,
@@ -279,6 +286,8 @@ def decide(
     held_out = as_predictions(predictions, further_columns(predictions, reading), reading)
     before = Calibration.on(held_out) if calibration is None else calibration
     before.check(held_out)
+    if PERSON in held_out.classes:
+        raise InputError(f"a class is called {PERSON!r}, as are decisions not to automate")
     settled = before.calibrated(held_out)
     if (risk is None) == (costs is None):
         raise InputError("either risk or costs is required", options=("risk", "costs"))

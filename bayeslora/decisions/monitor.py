@@ -44,6 +44,7 @@ from bayeslora.errors import InputError, located
 from bayeslora.io import read_json, write_json
 from bayeslora.metrics.differences import holm
 from bayeslora.option_checks import is_number, read_fields
+from bayeslora.predictions.collection import PredictionsLike, as_predictions
 from bayeslora.predictions.record import Predictions
 
 FORMAT = 1
@@ -191,7 +192,7 @@ def load_state(path: str | Path) -> State:
 
 
 def monitor(
-    calibration: Calibration, predictions: Predictions, state: State | None = None
+    calibration: Calibration, predictions: PredictionsLike, state: State | None = None
 ) -> State:
     """Return the state after one more batch.
 
@@ -200,7 +201,7 @@ def monitor(
     Args:
         calibration: What was fitted.
         predictions: What the model predicted for new rows, before any step of the calibration; the
-            labelled rows in the order in which they came.
+            labelled rows in the order in which they came; a file or data frame of them.
         state: State after the batches before; None for the first.
 
     Raises:
@@ -210,6 +211,8 @@ def monitor(
     before = State.start(calibration) if state is None else state
     if before.calibration != identity(calibration):
         raise InputError("the state is of another calibration", code="another-model")
+    columns = calibration.rule.columns if calibration.rule else []
+    predictions = as_predictions(predictions, columns)
     calibration.check(predictions)
     digest = _hash(predictions)
     same = [batch for batch in before.batches if batch.hash == digest]

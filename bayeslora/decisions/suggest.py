@@ -13,8 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.errors import InputError
-from bayeslora.option_checks import is_number
+from bayeslora.option_checks import as_integer
 from bayeslora.predictions.record import Predictions
 
 
@@ -31,16 +30,12 @@ def suggest(predictions: Predictions, num_rows: int, *, seed: int = 0) -> Predic
     """
     from sklearn.cluster import kmeans_plusplus
 
-    if not is_number(num_rows) or not 1 <= num_rows <= len(predictions):
-        raise InputError(
-            f"num_rows must be from 1 to {len(predictions):,}, got {num_rows!r}",
-            options=("num_rows",),
-        )
+    count = as_integer("num_rows", num_rows, 1, len(predictions))
     weights = 1 - margins(predictions)
     if not weights.any():
         weights = np.ones(len(weights))
     options = {"sample_weight": weights, "random_state": seed}
-    rows = kmeans_plusplus(predictions.probs, int(num_rows), **options)[1]
+    rows = kmeans_plusplus(predictions.probs, count, **options)[1]
     return predictions.take(_distinct(rows, weights))
 
 

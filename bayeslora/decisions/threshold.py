@@ -130,10 +130,8 @@ class Rule:
         """Return the predictions with the column `decision`: a class, or `person`.
 
         Raises:
-            InputError: A class has the name `person`, or the column of `by` is missing.
+            InputError: The column of `by` is missing.
         """
-        if PERSON in predictions.classes:
-            raise InputError(f"a class is called {PERSON!r}, as are decisions not to automate")
         names = np.array(predictions.classes, dtype=object)[self.answers(predictions)]
         names[~self.accepts(predictions)] = PERSON
         return predictions.replace(columns={**predictions.columns, COLUMN: names})

@@ -35,7 +35,8 @@ def verdict(state: State) -> str:
     """Return whether a test rejects, and the first batch with such a test."""
     batch = next((batch for batch in state.batches if batch.alarms), None)
     if batch is None:
-        return f"no alarm after {counted(sum(batch.rows for batch in state.batches), 'row')}"
+        rows = sum({batch.hash: batch.rows for batch in state.batches}.values())
+        return f"no alarm after {counted(rows, 'row')}"
     return f"alarm since {as_label(batch.name)}: {as_label(', '.join(batch.alarms))}"
 
 

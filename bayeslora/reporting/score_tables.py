@@ -146,7 +146,7 @@ def first_table(facts: Facts) -> Table:
 
 def _marks(facts: Facts | None) -> str:
     """Return the meaning of bold numbers in a table of several methods, or why there are none."""
-    if facts is None or len(facts.methods) < 2:
+    if facts is None or len(facts.methods) < 2 or facts.are_samples:
         return ""
     return f" {say('bold' if facts.same_classes else 'different_classes')}"
 

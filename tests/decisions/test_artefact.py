@@ -185,3 +185,5 @@ def test_risk_and_costs_exclude_each_other():
             bl.decide(simulated(), **options)
     with refused("input", "by"):
         bl.decide(simulated(), 0.1, by="x", per_class=True, calibration=None)
+    with refused("input", "person"):
+        bl.decide(bl.Predictions([[0.5, 0.5]], ("person", "b"), [0]), 0.1)

@@ -26,6 +26,7 @@ from bayeslora.decisions.monitor import (
 )
 from bayeslora.predictions.record import Predictions
 from bayeslora.recalibration.recalibrate import build
+from bayeslora.reporting.monitor import verdict
 
 NAMES = ("a", "b", "c")
 
@@ -183,12 +184,15 @@ def test_an_alarm_stays(run):
     assert (code, content["alarm"], content["batch"]["alarms"]) == (3, True, [])
 
 
-def test_a_batch_counts_once_but_its_labels_may_come_later(run):
+def test_a_batch_counts_once_but_its_labels_may_come_later(run, calibration, tmp_path):
     assert run(drawn(200, 4, labels=False))[0] == 0
     assert run(drawn(200, 4, labels=False))[0] == 2
     code, content = run(drawn(200, 4))
     assert (code, content["counts"][0], content["batch"]["drift"]) == (0, 200, {})
+    assert "after 200 rows" in verdict(load_state(tmp_path / "state.json"))
     assert run(drawn(200, 4)[::-1])[0] == 2
+    with refused("exists"):
+        monitor(calibration, tmp_path / "batch.parquet", load_state(tmp_path / "state.json"))
 
 
 def test_a_failure_leaves_the_state_and_the_batch_can_be_repeated(run, tmp_path, monkeypatch):

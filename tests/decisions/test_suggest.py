@@ -23,7 +23,7 @@ def test_rows_are_distinct(rows, count, seed, equal):
     if equal:
         pool = pool.with_probs(np.full((rows, 3), 1 / 3))
     if count > rows:
-        with refused("input", "num_rows"):
+        with refused("option", "num_rows"):
             suggest(pool, count)
         return
     chosen = suggest(pool, count, seed=seed)
