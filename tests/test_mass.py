@@ -33,7 +33,7 @@ LIMITS = {
     "modules that predict loads": 89,
     "functions that a row passes before the tokenizer": 19,
     "dependencies that nothing imports": 0,
-    "words of the docs": 29707,
+    "words of the docs": 29747,
     "code lines of the tests": 26670,
     "code lines of the benchmarks": 2929,
 }
