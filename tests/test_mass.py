@@ -23,7 +23,7 @@ import bayeslora
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {
-    "code lines": 29348,
+    "code lines": 29347,
     "modules": 201,
     "per cent of code that imports": 11,
     "parameters of a public function": 12,
@@ -51,7 +51,7 @@ ROOMS = {
     "posteriors": 4177,
     "predictions": 1729,
     "recalibration": 792,
-    "reporting": 2672,
+    "reporting": 2671,
     "testing": 483,
 }
 """Code lines by folder; `.` for files outside of one."""

@@ -87,14 +87,11 @@ class Answers:
     clusters: NDArray[np.int64] | None = None
 
     @property
-    def correct(self) -> NDArray[np.bool_]:
-        """[n]: whether the most probable class is the label."""
-        return np.asarray(self.rows.labels == self.rows.prediction)
-
-    @property
-    def class_counts(self) -> NDArray[np.int64]:
+    def class_counts(self) -> NDArray[np.float64]:
         """[C] numbers of rows per label."""
-        return np.bincount(self.rows.labels, minlength=self.rows.probs.shape[1])
+        if self.rows.shares is not None:
+            return np.asarray(self.rows.shares.sum(0))
+        return np.bincount(self.rows.labels, minlength=self.rows.probs.shape[1]).astype(np.float64)
 
     def surest(self) -> tuple[Share, Share] | None:
         """Return the accuracy on the `ANSWERED` most confident rows and on the others.

@@ -250,19 +250,19 @@ def confidence_panel(name: str, fit: Assessed) -> Panel:
     If no row has a label, it is that of all rows.
     """
     if "nll" in fit.scores:
-        confidence, correct = fit.answers.rows.confidence, fit.answers.correct
-        right = int(correct.sum())
+        confidence, correct = fit.answers.rows.confidence, fit.answers.rows.correct
+        right = round(float(correct.sum()))
         note, wrong = f"{len(correct):,} labelled examples", len(correct) - right
         legend = [(RIGHT, f"correct ({right})"), (WRONG, f"wrong ({wrong})")]
-        means = {"accuracy": (ACCURACY, float(fit.answers.rows.correct.mean()))}
-        sure = int(np.count_nonzero(confidence[~correct] >= SURE))
+        means = {"accuracy": (ACCURACY, float(correct.mean()))}
+        sure = round(float((1 - correct)[confidence >= SURE].sum()))
         counts = (
             f"{right} predictions are correct and {wrong} wrong; {sure} of the wrong ones have a"
             f" confidence of {SURE:g} or more"
         )
     else:
         confidence = fit.method.predictions.confidence
-        correct, means = np.ones(len(confidence), dtype=np.bool_), {}
+        correct, means = np.ones(len(confidence)), {}
         note = counts = f"{len(confidence):,} examples without labels"
         legend = [(RIGHT, "all examples")]
     means["mean confidence"] = (CERTAINTY, float(confidence.mean()))
@@ -272,8 +272,8 @@ def confidence_panel(name: str, fit: Assessed) -> Panel:
     edges = np.linspace(0.0, 1.0, fit.scores.num_bins + 1)
     # Wrong predictions start at the axis: they are few, and their heights are compared.
     base = np.zeros(len(edges) - 1)
-    for look, part in ((WRONG, ~correct), (RIGHT, correct)):
-        heights = np.histogram(confidence[part], edges)[0]
+    for look, share in ((WRONG, 1 - correct), (RIGHT, correct)):
+        heights = np.histogram(confidence, edges, weights=share)[0]
         shown = heights > 0
         axes.bar(
             edges[:-1][shown],

@@ -358,7 +358,7 @@ def _accuracy(leader: Assessed) -> Finding:
         name=leader.label,
         better="better" if leader.scores["accuracy"].low > common else "not shown to be better",
         common=common,
-        size=int(counts.sum()),
+        size=len(leader.answers.rows),
     )
     return Finding("accuracy", "Accuracy", (sentence,))
 

@@ -34,7 +34,7 @@ def wrong_answers(methods: Sequence[Assessed], column: str) -> tuple[Block, ...]
     blocks: list[Block] = []
     for method in sorted(labelled(methods), key=lambda method: method.scores["nll"].value):
         predictions, rows = method.method.predictions, method.answers.rows
-        wrong = np.flatnonzero(~method.answers.correct)
+        wrong = np.flatnonzero(rows.labels != rows.prediction)
         chosen = wrong[np.argsort(-rows.confidence[wrong], kind="stable")[:MOST]]
         facts = f"{len(wrong):,} of {counted(method.scores.n_labelled, 'labelled example')} wrong"
         if len(wrong) > MOST:
